@@ -27,11 +27,14 @@ _YOUR_KEY: Final = re.compile(
     r"(?:[a-z]{1,20}[-_.])?(?:api[-_.]?)?(?:key|token|secret)(?:[-_.]?here)?(?![0-9])",
     re.IGNORECASE,
 )
-_PLACEHOLDERS: Final = frozenset(
-    "apikey apikeyhere keyhere secret secretkey token password changeme replaceme placeholder example"
-    " todo tbd none null nil undefined na test dummy redacted hidden masked xxx accesstoken"
-    " 123456 12345678 1234567890".split()
-)
+# fmt: off
+_PLACEHOLDERS: Final = frozenset({
+    "apikey", "apikeyhere", "keyhere", "secret", "secretkey", "token", "password", "changeme",
+    "replaceme", "placeholder", "example", "todo", "tbd", "none", "null", "nil", "undefined", "na",
+    "test", "dummy", "redacted", "hidden", "masked", "xxx", "accesstoken", "123456", "12345678",
+    "1234567890",
+})
+# fmt: on
 
 _MESSAGES: Final = {
     "not_text": "This is not plain ASCII text, so it cannot be sent as an API key. Copy it again.",
@@ -42,11 +45,11 @@ _MESSAGES: Final = {
     "quotes": "There are quotation marks in the secret. Paste the key without them.",
     "control_characters": "There are control or invisible characters in the secret. Copy it again.",
     "placeholder": "This is a placeholder or a shortened display of a key, not the key itself.",
-    "own_token": "This is one of Keyturn's own tokens, not a provider's key. If it was pasted by mistake, revoke it.",
+    "own_token": "This is one of Keyturn's own tokens, not a provider's key. Revoke it if it was exposed.",
 }
 
 
-class SecretRefused(Exception):  # noqa: N818 - named for what happened, as callers read it
+class SecretRefused(Exception):
     """The text is not taken as a secret. ``code`` is stable, ``message`` is for people; neither quotes it."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -22,7 +22,6 @@ from keyvault.crypto.keyring_document import (
     EnvironmentKeks,
     KeyringDocument,
     ServiceKeys,
-    checked,
     new_document,
     new_kid,
     parse_document,
@@ -195,9 +194,12 @@ class Keyring:
             raise KeyringError("This keyring came from the environment; change it where it is set.")
         with locked_folder(self._path):
             # Read again under the lock, or a change by another process would be undone.
-            document = checked(change(parse_document(read_private(self._path))))
-            replace_private(self._path, document.to_json())
-        self._document = document
+            document = change(parse_document(read_private(self._path)))
+            text = document.to_json()
+            # What cannot be read back is never written.
+            checked = parse_document(text)
+            replace_private(self._path, text)
+        self._document = checked
 
     def _environment(self, environment: str) -> EnvironmentKeks:
         held = self._document.environments.get(environment)

@@ -82,15 +82,18 @@ class KeyringDocument:
 
 
 def new_kid(environment: str) -> str:
-    """Return a fresh kid; its name tells people the environment, its random part keeps it unique."""
-    return f"{environment}-{secrets.token_hex(6)}"
+    """Return a fresh kid: for people the environment, and a random part that keeps it unique.
+
+    Raises ``KeyringError`` if the environment is not a name that a document may hold.
+    """
+    return _name(f"{environment}-{secrets.token_hex(6)}", "environments")
 
 
 def new_document(environments: Iterable[str]) -> KeyringDocument:
     """Make a document with fresh keys, one KEK for each environment. Raises ``KeyringError``."""
     held: dict[str, EnvironmentKeks] = {}
     for environment in environments:
-        kid = new_kid(_name(environment, "environments"))
+        kid = new_kid(environment)
         held[environment] = EnvironmentKeks(kid, {kid: os.urandom(KEY_SIZE)})
     service = ServiceKeys(
         **{name: os.urandom(KEY_SIZE) for name in _SERVICE_KEYS},
