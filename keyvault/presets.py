@@ -27,7 +27,9 @@ class ProviderPreset:
     errors: Literal["nested", "flat"]
     key_affine: bool  # a job or file made with one key cannot be seen with another
     max_keys: int | None = None  # None: not documented
-    derived_token_seconds: int = 0  # longest life of a token minted from a key; such a token may outlive a revoke
+    derived_token_seconds: int = (
+        0  # longest life of a token minted from a key; such a token may outlive a revoke
+    )
     dashboard_url: str = ""
 
 
@@ -82,7 +84,8 @@ PROVIDER_PRESETS: Final[tuple[ProviderPreset, ...]] = (
     ProviderPreset(
         slug="removebgvideo",
         name="RemoveBGVideo",
-        base_url="https://api.removebgvideo.com",
+        # The document names no host, and a key must never be sent to one that we made up: an operator fills this in.
+        base_url="",
         auth_header="X-Api-Key",
         auth_scheme="",
         driver="manual",
@@ -91,7 +94,6 @@ PROVIDER_PRESETS: Final[tuple[ProviderPreset, ...]] = (
         probe=_probe("GET", f"/v1/jobs/{_NOTHING}", accepted=(200, 400, 404, 422)),
         errors="flat",
         key_affine=True,
-        dashboard_url="https://removebgvideo.com",
     ),
     ProviderPreset(
         slug="backgroundcut",
