@@ -1,0 +1,144 @@
+"""Audit events: their names, and the chain they are recorded in.
+
+An event is written in the transaction of the change it tells of, under the lock of the chain's head
+row, so that events are numbered without gaps and none can be taken out unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import structlog
+
+from keyvault.crypto.mac import row_mac
+from keyvault.keystore import keys
+from keyvault.models import AuditEvent, AuditHead, Key
+
+if TYPE_CHECKING:
+    from keyvault.actors import Actor
+
+log = structlog.get_logger("keyturn.audit")
+
+# name -> the details it may carry. A detail that is not listed is a programming error: an allow-list
+# cannot leak what nobody thought of.
+EVENTS: Mapping[str, frozenset[str]] = {
+    "team:created": frozenset({"team"}),
+    "team:member:set": frozenset({"user", "role"}),
+    "team:member:removed": frozenset({"user"}),
+    "user:token:created": frozenset({"user", "hint", "expires_at"}),
+    "provider:created": frozenset({"provider", "driver"}),
+    "provider:changed": frozenset({"provider", "fields"}),
+    "service:created": frozenset({"service", "provider"}),
+    "service:changed": frozenset({"service", "fields"}),
+    "consumer:created": frozenset({"consumer"}),
+    "consumer:token:created": frozenset({"consumer", "hint", "expires_at"}),
+    "consumer:token:revoked": frozenset({"consumer", "hint"}),
+    "consumer:token:rotated": frozenset({"consumer", "hint", "replaced_hint", "expires_at"}),
+    "consumer:access-token:minted": frozenset({"consumer", "paths", "expires_in"}),
+    "grant:created": frozenset({"consumer", "verbs"}),
+    "grant:changed": frozenset({"consumer", "verbs"}),
+    "grant:removed": frozenset({"consumer"}),
+    "key:created": frozenset(),
+    "key:changed": frozenset({"fields"}),
+    "key:revealed": frozenset({"version"}),
+    "key:weight:set": frozenset({"version", "weight"}),
+    "key:promoted": frozenset({"version", "previous"}),
+    "key:rolled-back": frozenset({"version", "withheld"}),
+    "key:previous:retired": frozenset({"version"}),
+    "key:version:requested": frozenset({"version"}),
+    "key:version:imported": frozenset({"version", "fingerprint"}),
+    "key:version:issued": frozenset({"version", "fingerprint"}),
+    "key:version:offered": frozenset({"version"}),
+    "key:version:disabled": frozenset({"version"}),
+    "key:version:enabled": frozenset({"version"}),
+    "key:version:revoked": frozenset({"version"}),
+    "key:version:destroyed": frozenset({"version"}),
+    "key:version:compromised": frozenset({"version"}),
+    "policy:created": frozenset({"policy"}),
+    "policy:changed": frozenset({"policy", "fields"}),
+    "policy:assigned": frozenset({"policy", "next_rotation_at"}),
+    "rotation:started": frozenset({"rotation", "policy", "trigger"}),
+    "rotation:stage": frozenset({"rotation", "stage", "was"}),
+    "rotation:weight": frozenset({"rotation", "weight", "step"}),
+    "rotation:paused": frozenset({"rotation", "code"}),
+    "rotation:resumed": frozenset({"rotation"}),
+    "rotation:advanced": frozenset({"rotation", "stage"}),
+    "rotation:attention": frozenset({"rotation", "code"}),
+    "rotation:attention:cleared": frozenset({"rotation", "code"}),
+    "rotation:approved": frozenset({"rotation", "transition"}),
+    "rotation:abort:asked": frozenset({"rotation"}),
+    "rotation:rollback": frozenset({"rotation", "version"}),
+    "rotation:supplied": frozenset({"rotation", "version"}),
+    "rotation:revoke:confirmed": frozenset({"rotation", "version"}),
+    "rotation:revoke:forced": frozenset({"rotation", "version", "offenders"}),
+    "rotation:operation": frozenset({"rotation", "operation", "outcome", "attempt"}),
+    "rotation:finished": frozenset({"rotation", "stage"}),
+    "kek:rewrapped": frozenset({"environment", "kid", "rows"}),
+}
+
+
+def chain_mac(previous: bytes, event: AuditEvent) -> bytes:
+    """The MAC of an event: over the one before and every column of this one."""
+    return row_mac(
+        keys().service.audit,
+        "audit",
+        previous,
+        event.sequence,
+        event.at,
+        event.name,
+        event.actor_kind,
+        event.actor,
+        str(event.team_id or ""),
+        event.service,
+        event.environment,
+        event.subject,
+        event.reason,
+        json.dumps(event.details, sort_keys=True, separators=(",", ":")),
+        event.request_id,
+    )
+
+
+def record(
+    name: str,
+    *,
+    actor: Actor,
+    now: datetime,
+    key: Key | None = None,
+    team_id: uuid.UUID | None = None,
+    subject: str = "",
+    reason: str = "",
+    **details: object,
+) -> AuditEvent:
+    """Append one event. Call it last in the transaction of the change: the head row is a lock.
+
+    ``details`` must be JSON values named in ``EVENTS``; secrets never, not even as digests.
+    """
+    unexpected = details.keys() - EVENTS[name]
+    if unexpected:
+        raise ValueError(f"{name} does not carry {sorted(unexpected)}")
+    head = AuditHead.objects.select_for_update().get_or_create(singleton=True)[0]
+    event = AuditEvent(
+        sequence=head.sequence + 1,
+        at=now,
+        name=name,
+        actor_kind=actor.kind,
+        actor=actor.name,
+        team_id=key.service.team_id if key is not None else team_id,
+        service=key.service.slug if key is not None else "",
+        environment=key.environment.slug if key is not None else "",
+        subject=subject,
+        reason=reason,
+        details=details,
+        request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
+    )
+    event.mac = chain_mac(bytes(head.mac), event)
+    event.save(force_insert=True)
+    AuditHead.objects.filter(pk=head.pk).update(sequence=event.sequence, mac=event.mac)
+    log.info(
+        name, sequence=event.sequence, actor=actor.name, service=event.service, environment=event.environment
+    )
+    return event

@@ -1,0 +1,124 @@
+"""The keys of this process and the identity of this installation, for code that has rows."""
+
+from __future__ import annotations
+
+import uuid
+from functools import lru_cache
+from pathlib import Path
+
+from django.conf import settings
+from django.utils import timezone
+
+from keyvault.crypto.envelope import Context, IntegrityError, Sealed, open_sealed, seal
+from keyvault.crypto.keyring import Keys, load_keys
+from keyvault.crypto.secret import Secret
+from keyvault.models import Installation, KeyVersion, Provider
+
+SYSTEM_ENVIRONMENT = "system"
+
+
+@lru_cache(maxsize=4)
+def _load(path: str, mtime_ns: int, text: str) -> Keys:
+    # The modification time is part of the cache key: a promoted KEK is used without a restart.
+    return load_keys(path=None if text else Path(path), text=text or None)
+
+
+def keys() -> Keys:
+    """The key-encryption keys and service keys of this process.
+
+    Raises ``KeyringError`` or ``KeyServiceUnavailable`` when they cannot be had.
+    """
+    text: str = settings.KEYTURN_KEYRING_JSON
+    path = Path(settings.KEYTURN_KEYRING)
+    mtime = 0 if text or not path.exists() else path.stat().st_mtime_ns
+    return _load(str(path), mtime, text)
+
+
+_installation_id: uuid.UUID | None = None
+
+
+def installation_id() -> str:
+    """The immutable id of this installation; created by the first caller."""
+    global _installation_id
+    if _installation_id is None:
+        row, _ = Installation.objects.get_or_create(singleton=True, defaults={"created_at": timezone.now()})
+        _installation_id = row.id
+    return str(_installation_id)
+
+
+def forget_installation() -> None:
+    """For tests that start with another database."""
+    global _installation_id
+    _installation_id = None
+
+
+def version_context(version: KeyVersion) -> Context:
+    key = version.key
+    return Context(
+        instance=installation_id(),
+        purpose="key-version",
+        service=str(key.service_id),
+        environment=str(key.environment_id),
+        key=str(key.id),
+        version=str(version.id),
+    )
+
+
+def seal_version(version: KeyVersion, secret: Secret) -> None:
+    """Put the secret into the row's columns (the row is not saved)."""
+    environment = version.key.environment.slug
+    sealed = seal(secret, version_context(version), environment=environment, keks=keys().keks)
+    version.ciphertext, version.wrapped_dek, version.kek_kid = (
+        sealed.ciphertext,
+        sealed.wrapped_dek,
+        sealed.kid,
+    )
+
+
+def sealed_of(version: KeyVersion) -> Sealed:
+    if version.ciphertext is None or version.wrapped_dek is None:
+        raise IntegrityError
+    return Sealed(bytes(version.ciphertext), bytes(version.wrapped_dek), version.kek_kid)
+
+
+def open_version(version: KeyVersion) -> Secret:
+    """The secret of a version. Raises ``IntegrityError`` or ``KeyServiceUnavailable``."""
+    environment = version.key.environment.slug
+    return open_sealed(
+        sealed_of(version), version_context(version), environment=environment, keks=keys().keks
+    )
+
+
+def _system_context(purpose: str, row_id: str) -> Context:
+    return Context(installation_id(), purpose, "", "", row_id, "")
+
+
+def seal_system(secret: Secret, *, purpose: str, row_id: str) -> Sealed:
+    """Seal something that belongs to no environment: a driver credential, an idempotent reply."""
+    return seal(secret, _system_context(purpose, row_id), environment=SYSTEM_ENVIRONMENT, keks=keys().keks)
+
+
+def open_system(sealed: Sealed, *, purpose: str, row_id: str) -> Secret:
+    return open_sealed(
+        sealed, _system_context(purpose, row_id), environment=SYSTEM_ENVIRONMENT, keks=keys().keks
+    )
+
+
+def seal_admin_secret(provider: Provider, secret: Secret | None) -> None:
+    """Put the credential of the provider's management API into the row (not saved)."""
+    if secret is None:
+        provider.admin_ciphertext, provider.admin_wrapped_dek, provider.admin_kid = None, None, ""
+        return
+    sealed = seal_system(secret, purpose="provider-admin", row_id=str(provider.id))
+    provider.admin_ciphertext, provider.admin_wrapped_dek, provider.admin_kid = (
+        sealed.ciphertext,
+        sealed.wrapped_dek,
+        sealed.kid,
+    )
+
+
+def open_admin_secret(provider: Provider) -> Secret | None:
+    if provider.admin_ciphertext is None or provider.admin_wrapped_dek is None:
+        return None
+    sealed = Sealed(bytes(provider.admin_ciphertext), bytes(provider.admin_wrapped_dek), provider.admin_kid)
+    return open_system(sealed, purpose="provider-admin", row_id=str(provider.id))

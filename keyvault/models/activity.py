@@ -1,0 +1,183 @@
+"""What happened: deliveries, usage, audit events, and the small rows that keep processes honest."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from keyvault.models.access import Consumer, ConsumerToken
+from keyvault.models.base import UUIDModel
+from keyvault.models.custody import Key, KeyVersion
+
+OUTCOMES = (
+    "ok",
+    "auth_invalid",
+    "auth_missing",
+    "rate_limited",
+    "not_found_job",
+    "client_error",
+    "server_error",
+    "timeout",
+)
+
+
+class Delivery(models.Model):
+    """One answer to a consumer, durable before the answer leaves."""
+
+    id = models.BigAutoField(primary_key=True)
+    at = models.DateTimeField()
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+")
+    version = models.ForeignKey(KeyVersion, on_delete=models.PROTECT, related_name="+")
+    consumer = models.ForeignKey(Consumer, on_delete=models.PROTECT, related_name="+")
+    token = models.ForeignKey(ConsumerToken, on_delete=models.PROTECT, related_name="+")
+    instance = models.CharField(max_length=128)
+    label = models.CharField(max_length=16)
+    credential = models.CharField(max_length=16)  # consumer_token | access_token
+    status = models.PositiveSmallIntegerField()  # 200, or 304 without a key
+    request_id = models.CharField(max_length=64)
+    folded = models.BooleanField(default=False)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["key", "at"], name="delivery_key_at"),
+            models.Index(fields=["version", "at"], name="delivery_version_at"),
+            models.Index(fields=["id"], condition=Q(folded=False), name="delivery_unfolded"),
+        ]
+
+
+class UsageReport(UUIDModel):
+    """A consumer tells how versions worked. One per (consumer, key, instance, sequence)."""
+
+    consumer = models.ForeignKey(Consumer, on_delete=models.PROTECT, related_name="+")
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+")
+    instance = models.CharField(max_length=128)
+    sequence = models.BigIntegerField()
+    from_at = models.DateTimeField()
+    to_at = models.DateTimeField()
+    received_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["consumer", "key", "instance", "sequence"], name="usage_report_once"
+            )
+        ]
+
+
+class UsageLine(models.Model):
+    """The counters of one version and credential in one usage report."""
+
+    report = models.ForeignKey(UsageReport, on_delete=models.CASCADE, related_name="lines")
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+")
+    version = models.ForeignKey(KeyVersion, on_delete=models.PROTECT, related_name="+")
+    consumer = models.ForeignKey(Consumer, on_delete=models.PROTECT, related_name="+")
+    instance = models.CharField(max_length=128)
+    received_at = models.DateTimeField()
+    to_at = models.DateTimeField()
+    credential = models.CharField(max_length=16)  # key | access_token
+    ok = models.PositiveIntegerField(default=0)
+    auth_invalid = models.PositiveIntegerField(default=0)
+    auth_missing = models.PositiveIntegerField(default=0)
+    rate_limited = models.PositiveIntegerField(default=0)
+    not_found_job = models.PositiveIntegerField(default=0)
+    client_error = models.PositiveIntegerField(default=0)
+    server_error = models.PositiveIntegerField(default=0)
+    timeout = models.PositiveIntegerField(default=0)
+    jobs_opened = models.PositiveIntegerField(default=0)
+    jobs_closed = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["version", "to_at"], name="usage_version_to"),
+            models.Index(fields=["version", "consumer", "instance"], name="usage_instance"),
+        ]
+
+
+class UsageBucket(models.Model):
+    """Deliveries and reported requests folded into minutes: what charts and long looks back read."""
+
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+")
+    version = models.ForeignKey(KeyVersion, on_delete=models.PROTECT, related_name="+")
+    consumer = models.ForeignKey(Consumer, on_delete=models.PROTECT, related_name="+")
+    instance = models.CharField(max_length=128)
+    minute = models.DateTimeField()
+    deliveries = models.PositiveIntegerField(default=0)
+    last_delivery_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["key", "minute"], name="bucket_key_minute")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["version", "consumer", "instance", "minute"], name="usage_bucket_once"
+            )
+        ]
+
+
+class AuditHead(models.Model):
+    """One row, locked by every writer of the chain."""
+
+    singleton = models.BooleanField(default=True, unique=True)
+    sequence = models.BigIntegerField(default=0)
+    mac = models.BinaryField(max_length=32, default=bytes)
+
+
+class AuditEvent(models.Model):
+    """An append-only fact. ``mac`` chains it to the event before."""
+
+    sequence = models.BigIntegerField(primary_key=True)
+    at = models.DateTimeField()
+    name = models.CharField(max_length=64)
+    actor_kind = models.CharField(max_length=16)
+    actor = models.CharField(max_length=150)
+    team_id = models.UUIDField(null=True, blank=True)
+    service = models.CharField(max_length=63, blank=True)
+    environment = models.CharField(max_length=63, blank=True)
+    subject = models.CharField(max_length=64, blank=True)
+    reason = models.CharField(max_length=500, blank=True)
+    details = models.JSONField(default=dict)
+    request_id = models.CharField(max_length=64, blank=True)
+    mac = models.BinaryField(max_length=32)
+
+    class Meta:
+        ordering = ["-sequence"]
+        indexes = [
+            models.Index(fields=["service", "environment", "-sequence"], name="audit_key"),
+            models.Index(fields=["name", "-sequence"], name="audit_name"),
+            models.Index(fields=["actor", "-sequence"], name="audit_actor"),
+        ]
+
+
+class IdempotentReply(UUIDModel):
+    """The answer to a POST with an Idempotency-Key. Sealed, because some answers hold a token."""
+
+    caller = models.CharField(max_length=64)
+    idempotency_key = models.CharField(max_length=255)
+    request_digest = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField(null=True, blank=True)  # null while the first one runs
+    ciphertext = models.BinaryField(null=True, blank=True)
+    wrapped_dek = models.BinaryField(null=True, blank=True)
+    kek_kid = models.CharField(max_length=64, blank=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["caller", "idempotency_key"], name="idempotent_reply_once")
+        ]
+
+
+class RateWindow(models.Model):
+    """Requests of one caller in one minute. The count is exact: the database adds."""
+
+    subject = models.CharField(max_length=80)
+    minute = models.DateTimeField()
+    count = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["subject", "minute"], name="rate_window_once")]
+
+
+class Heartbeat(models.Model):
+    """When a part of Keyturn was last seen alive."""
+
+    name = models.CharField(max_length=32, primary_key=True)
+    at = models.DateTimeField()

@@ -1,0 +1,17 @@
+"""Celery entrances of keyvault. The work is in the services; the clock is read here."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from keyvault import clock
+from keyvault.services import usage
+
+
+@shared_task(name="keyvault.tasks.roll_up")
+def roll_up() -> int:
+    """Fold deliveries into minute buckets until few are left; returns how many."""
+    total = 0
+    while folded := usage.roll_up(now=clock.now()):
+        total += folded
+    return total
