@@ -1,0 +1,10 @@
+from django.apps import AppConfig
+
+
+class RotationConfig(AppConfig):
+    name = "rotation"
+    verbose_name = "Rotation"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from rotation import checks  # noqa: F401  (registers the system checks)

@@ -1,0 +1,359 @@
+"""advance(): lock, observe, decide, execute, commit. The only writer of a rotation.
+
+No network call happens here. Driver calls are recorded as operations; ``operations.perform`` makes them
+after this transaction has committed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+
+from keyvault import audit
+from keyvault.actors import SYSTEM, Actor
+from keyvault.domain import State
+from keyvault.models import Key, KeyVersion
+from keyvault.services import keys as key_services
+from rotation.decide import clean_up, decide, probes_due
+from rotation.facts import (
+    TERMINAL,
+    Action,
+    Attention,
+    Call,
+    Enter,
+    Kind,
+    Observations,
+    OperationState,
+    Rollback,
+    SetWeight,
+    Side,
+    Stage,
+    Wait,
+)
+from rotation.judge import Verdict, judge, tally
+from rotation.models import KeySchedule, Operation, Rotation, RotationEvent
+from rotation.observe import observe, snapshot
+from rotation.policy import Policy, from_json
+from rotation.schedule import next_due
+
+# More than the longest run of actions that need no answer from outside; a bound, not a pace.
+ACTIONS_AT_ONCE = 12
+
+# How an operation is announced after commit. The broker is a doorbell: losing the ring loses nothing.
+Ring = Callable[[uuid.UUID], None]
+
+
+def lock(rotation_id: uuid.UUID) -> Rotation:
+    """The rotation, its versions and its key, all locked, in the order that everybody uses."""
+    rotation = Rotation.objects.select_for_update(of=("self",)).get(pk=rotation_id)
+    rotation.key = key_services.lock_key(rotation.key_id)
+    versions = KeyVersion.objects.select_for_update(of=("self",)).in_bulk(
+        [pk for pk in (rotation.incoming_id, rotation.outgoing_id) if pk is not None]
+    )
+    rotation.incoming = versions.get(rotation.incoming_id) if rotation.incoming_id else None
+    rotation.outgoing = versions.get(rotation.outgoing_id) if rotation.outgoing_id else None
+    for version in versions.values():
+        version.key = rotation.key
+    return rotation
+
+
+@transaction.atomic
+def advance(rotation_id: uuid.UUID, now: datetime, *, ring: Ring | None = None) -> Rotation:
+    """Do everything that can be done about this rotation now; safe to call at any time, any number of times."""
+    rotation = lock(rotation_id)
+    return advance_locked(rotation, now, ring=ring)
+
+
+def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = None) -> Rotation:
+    """``advance`` for a rotation that the caller has locked, inside its transaction."""
+    ring = ring or _ring
+    for _ in range(ACTIONS_AT_ONCE):
+        if not rotation.is_open:
+            if not _clean_up_once(rotation, now, ring):
+                break
+            continue
+        seen = observe(rotation, now)
+        verdict = _check(rotation, seen, now)
+        state = snapshot(rotation)
+        for side in probes_due(state, seen, now):
+            _call(rotation, Call(Kind.PROBE, side), now, ring)
+        action = decide(state, seen, verdict, now)
+        _execute(rotation, action, seen, now, ring)
+        rotation.save()  # each move by itself, so that the database can check it
+        if isinstance(action, Wait | Call | Attention):
+            break
+    rotation.revision += 1
+    rotation.save()
+    return rotation
+
+
+def _check(rotation: Rotation, seen: Observations, now: datetime) -> Verdict:
+    """Take the verdict; count it at most once per check interval, however often we are called."""
+    state = snapshot(rotation)
+    verdict = judge(state, seen, now)
+    since = now - rotation.last_check_at if rotation.last_check_at else None
+    if since is not None and timedelta(0) <= since < state.policy.check_every * 0.9:
+        return verdict
+    counted = tally(
+        state,
+        verdict,
+        last_check=rotation.last_check_at,
+        slack=timedelta(seconds=3 * settings.KEYTURN_TICK),
+        now=now,
+    )
+    rotation.passes, rotation.failed_checks = counted.passes, counted.failed_checks
+    rotation.monitored_seconds = counted.monitored.total_seconds()
+    rotation.clock_note = counted.clock_note[:500]
+    rotation.last_check_at = now
+    rotation.verdict, rotation.verdict_code = verdict.kind, verdict.code
+    rotation.verdict_reason = verdict.reason[:500]
+    return verdict
+
+
+def _execute(rotation: Rotation, action: Action, seen: Observations, now: datetime, ring: Ring) -> None:
+    match action:
+        case Wait():
+            _wait(rotation, action)
+        case Call():
+            _call(rotation, action, now, ring)
+            rotation.check_at = now + from_json(rotation.policy).check_every
+        case SetWeight():
+            _set_weight(rotation, action, now)
+        case Enter():
+            _enter(rotation, action, seen, now)
+        case Rollback():
+            _roll_back(rotation, action, now)
+        case Attention():
+            _attention(rotation, action, now)
+
+
+def _wait(rotation: Rotation, action: Wait) -> None:
+    rotation.waiting_for, rotation.waiting_code = action.reason[:500], action.code
+    rotation.check_at = action.until
+
+
+def _note_progress(rotation: Rotation, now: datetime) -> None:
+    """Every step forward is judged anew."""
+    rotation.passes = rotation.failed_checks = 0
+    rotation.advance_asked_at = None
+    rotation.waiting_for = rotation.waiting_code = ""
+    rotation.check_at = now
+
+
+def event(
+    rotation: Rotation, name: str, *, reason: str, now: datetime, actor: Actor = SYSTEM, **details: object
+) -> None:
+    """One line in the timeline and one audit event, in the transaction of the change."""
+    last = rotation.events.order_by("-sequence").values_list("sequence", flat=True).first() or 0
+    RotationEvent.objects.create(
+        rotation=rotation,
+        sequence=last + 1,
+        at=now,
+        name=name,
+        stage=rotation.stage,
+        weight=rotation.weight,
+        actor=actor.name,
+        reason=reason[:500],
+    )
+    audit.record(
+        f"rotation:{name}",
+        actor=actor,
+        now=now,
+        key=rotation.key,
+        subject=str(rotation.id),
+        reason=reason[:500],
+        rotation=str(rotation.id),
+        **details,
+    )
+
+
+def retry_after_failure(now: datetime) -> datetime:
+    """When to look again at a rotation whose advance raised."""
+    return now + timedelta(minutes=1)
+
+
+# Executing -----------------------------------------------------------------------------------------
+
+
+def _call(rotation: Rotation, action: Call, now: datetime, ring: Ring) -> None:
+    """Record the intent. Nothing is called before this transaction has committed."""
+    if action.kind is Kind.ISSUE and rotation.incoming is None:
+        rotation.incoming = key_services.request_version(SYSTEM, rotation.key, now=now)
+    version = rotation.incoming if action.side is Side.INCOMING else rotation.outgoing
+    if version is None:
+        raise RuntimeError(f"no {action.side} version to {action.kind}")
+    if action.kind is Kind.REVOKE and action.side is Side.OUTGOING and rotation.stage == Stage.REVOKE:
+        rotation.revoke_asked_at = rotation.revoke_asked_at or now
+        if _live(rotation, action) is not None:
+            return  # an emergency asked for it before everything else
+    earlier = Operation.objects.filter(rotation=rotation, kind=action.kind, side=action.side)
+    attempt = earlier.count() + 1
+    operation = Operation.objects.create(
+        rotation=rotation,
+        kind=action.kind,
+        side=action.side,
+        version=version,
+        attempt=attempt,
+        label=f"keyturn-{rotation.id.hex[:20]}-{attempt}",
+        created_at=now,
+        retry_at=now,
+    )
+    if action.kind is not Kind.PROBE:
+        event(
+            rotation,
+            "operation",
+            reason=f"{action.kind} {action.side} v{version.number}",
+            now=now,
+            operation=str(action.kind),
+            outcome="asked",
+            attempt=attempt,
+        )
+    transaction.on_commit(lambda: ring(operation.id))
+
+
+def ask(rotation: Rotation, kind: Kind, side: Side, now: datetime, *, ring: Ring | None = None) -> None:
+    """Record an intent that a person asked for, on a rotation the caller has locked."""
+    _call(rotation, Call(kind, side), now, ring or _ring)
+
+
+def _live(rotation: Rotation, action: Call) -> Operation | None:
+    return (
+        Operation.objects.filter(rotation=rotation, kind=action.kind, side=action.side, superseded=False)
+        .exclude(state=OperationState.FAILED)
+        .first()
+    )
+
+
+def _ring(operation_id: uuid.UUID) -> None:
+    from rotation.tasks import ring  # the doorbell lives in an entrance; a tick does without it
+
+    ring(operation_id)
+
+
+def _set_weight(rotation: Rotation, action: SetWeight, now: datetime) -> None:
+    if action.weight > rotation.weight or rotation.key.weight != action.weight:
+        key_services.set_weight(SYSTEM, rotation.key, action.weight, now=now)
+    rotation.step, rotation.weight, rotation.step_entered_at = action.step, action.weight, now
+    _note_progress(rotation, now)
+    event(
+        rotation,
+        "weight",
+        reason=f"{action.weight} % of the instances get the incoming version",
+        now=now,
+        weight=action.weight,
+        step=action.step,
+    )
+
+
+def _enter(rotation: Rotation, action: Enter, seen: Observations, now: datetime) -> None:
+    was, policy = rotation.stage, from_json(rotation.policy)
+    rotation.stage, rotation.stage_entered_at = action.stage, now
+    _note_progress(rotation, now)
+    _ENTRIES.get(action.stage, _enter_plainly)(rotation, policy, seen, now)
+    event(rotation, "stage", reason=action.reason, now=now, stage=str(action.stage), was=str(was))
+    if action.stage in TERMINAL:
+        _finish(rotation, now, check_at=None)
+
+
+def _enter_plainly(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
+    rotation.last_check_at = None
+
+
+def _enter_shift(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
+    check = seen.operations.get((Kind.VERIFY, Side.INCOMING))
+    if check is not None and check.outcome == "outgoing_dead":
+        rotation.no_fallback = True
+    rotation.step, rotation.weight, rotation.step_entered_at = 0, 0, now
+    if rotation.incoming is None:
+        raise RuntimeError("nothing to shift to")
+    key_services.offer(
+        SYSTEM,
+        rotation.key,
+        rotation.incoming,
+        salt=bytes(rotation.salt),
+        canaries=policy.canaries,
+        pinned=policy.pinned,
+        refresh_seconds=max(1, int(policy.refresh.total_seconds())),
+        now=now,
+    )
+
+
+def _enter_monitor(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
+    key_services.promote(SYSTEM, rotation.key, now=now)
+    rotation.weight, rotation.monitored_seconds, rotation.last_check_at = 100, 0, None
+
+
+def _enter_revoke(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
+    key_services.retire_previous(SYSTEM, rotation.key, now=now)
+
+
+def _enter_cancelled(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
+    if rotation.incoming is not None and rotation.incoming.state == State.REQUESTED:
+        key_services.mark_destroyed(SYSTEM, rotation.key, rotation.incoming, now=now)
+
+
+_ENTRIES: dict[Stage, Callable[[Rotation, Policy, Observations, datetime], None]] = {
+    Stage.SHIFT: _enter_shift,
+    Stage.MONITOR: _enter_monitor,
+    Stage.REVOKE: _enter_revoke,
+    Stage.CANCELLED: _enter_cancelled,
+}
+
+
+def _finish(rotation: Rotation, now: datetime, *, check_at: datetime | None) -> None:
+    rotation.finished_at, rotation.check_at = now, check_at
+    rotation.paused = False
+    rotation.attention = rotation.attention_reason = ""
+    rotation.attention_verbs = []
+    schedule = KeySchedule.objects.select_for_update().filter(key=rotation.key_id).first()
+    if schedule is not None:
+        if rotation.stage == Stage.SUCCEEDED:
+            schedule.last_rotation_at = now
+        schedule.next_rotation_at = next_due(schedule.policy.value, rotation.key_id, now)
+        schedule.save()
+    event(rotation, "finished", reason=str(rotation.stage), now=now, stage=str(rotation.stage))
+
+
+def _roll_back(rotation: Rotation, action: Rollback, now: datetime) -> None:
+    key, incoming = rotation.key, rotation.incoming
+    if incoming is None:
+        raise RuntimeError("nothing to roll back")
+    if incoming.id in (key.pending_id, key.current_id):
+        key_services.roll_back(SYSTEM, key, incoming, outgoing=rotation.outgoing, now=now)
+    else:
+        key_services.withhold(incoming, now=now)
+    was = rotation.stage
+    rotation.stage, rotation.stage_entered_at, rotation.weight = Stage.ROLLED_BACK, now, 0
+    rotation.rolled_back_reason = action.reason[:500]
+    _note_progress(rotation, now)
+    event(rotation, "rollback", reason=action.reason, now=now, version=incoming.number)
+    event(rotation, "stage", reason=action.reason, now=now, stage=str(Stage.ROLLED_BACK), was=str(was))
+    _finish(rotation, now, check_at=now + from_json(rotation.policy).cool_off)
+
+
+def _attention(rotation: Rotation, action: Attention, now: datetime) -> None:
+    rotation.waiting_for, rotation.waiting_code = action.reason[:500], action.code
+    rotation.check_at = now + from_json(rotation.policy).check_every
+    if rotation.attention == action.code:
+        return
+    rotation.attention, rotation.attention_reason = action.code, action.reason[:500]
+    rotation.attention_verbs = [str(verb) for verb in action.verbs]
+    event(rotation, "attention", reason=action.reason, now=now, code=action.code)
+
+
+def _clean_up_once(rotation: Rotation, now: datetime, ring: Ring) -> bool:
+    """One step of what a finished rotation left to do; False when it must wait or is done."""
+    if rotation.check_at is None or rotation.stage != Stage.ROLLED_BACK:
+        return False
+    due = (rotation.finished_at or now) + from_json(rotation.policy).cool_off
+    action = clean_up(snapshot(rotation), observe(rotation, now), due_at=due, now=now)
+    if action is None:
+        rotation.check_at = None
+        rotation.waiting_for = rotation.waiting_code = ""
+        return False
+    _execute(rotation, action, Observations(), now, ring)
+    return False

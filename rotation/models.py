@@ -1,0 +1,217 @@
+"""Rows of rotations. The engine is the only writer of a rotation; see each table for the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from django.db import models
+from django.db.models import Q
+
+from keyvault.models import Key, KeyVersion, User
+from keyvault.models.base import UUIDModel, slug_field
+from rotation.facts import TERMINAL, Kind, OperationState, Side, Stage
+from rotation.policy import Policy, from_json
+
+if TYPE_CHECKING:
+    from keyvault.actors import Actor
+
+_TERMINAL = [stage.value for stage in TERMINAL]
+
+
+class RotationPolicy(UUIDModel):
+    """A named policy. ``document`` is what ``policy.to_json`` gives. Written by ``services``."""
+
+    slug = slug_field()
+    document = models.JSONField()
+    preset = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["slug"]
+
+    def __str__(self) -> str:
+        return self.slug
+
+    @property
+    def value(self) -> Policy:
+        return from_json(self.document)
+
+
+class KeySchedule(UUIDModel):
+    """Which policy a key follows and when it is due. Written by ``services``."""
+
+    key = models.OneToOneField(Key, on_delete=models.CASCADE, related_name="schedule")
+    policy = models.ForeignKey(RotationPolicy, on_delete=models.PROTECT, related_name="schedules")
+    next_rotation_at = models.DateTimeField(null=True, blank=True)
+    last_rotation_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["next_rotation_at"], condition=Q(next_rotation_at__isnull=False), name="schedule_due"
+            )
+        ]
+
+
+class RotationQuerySet(models.QuerySet["Rotation"]):
+    def for_actor(self, actor: Actor) -> Self:
+        return self if actor.sees_everything else self.filter(key__service__team_id__in=actor.team_ids)
+
+    def open(self) -> Self:
+        return self.exclude(stage__in=_TERMINAL)
+
+
+class Rotation(UUIDModel):
+    """One run that replaces one version by the next."""
+
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="rotations")
+    policy_slug = models.CharField(max_length=63)
+    policy = models.JSONField()  # the policy as it was when this rotation started
+    trigger = models.CharField(max_length=16)  # schedule | person | api | first | emergency
+    reason = models.CharField(max_length=500, blank=True)
+    requested_by = models.CharField(max_length=150)
+    outgoing = models.ForeignKey(
+        KeyVersion, null=True, blank=True, on_delete=models.PROTECT, related_name="replaced_in"
+    )
+    incoming = models.ForeignKey(
+        KeyVersion, null=True, blank=True, on_delete=models.PROTECT, related_name="introduced_in"
+    )
+    stage = models.CharField(max_length=16, default=Stage.REQUESTED)
+    step = models.PositiveSmallIntegerField(default=0)
+    weight = models.PositiveSmallIntegerField(default=0)
+    salt = models.BinaryField(max_length=32)
+    created_at = models.DateTimeField()
+    stage_entered_at = models.DateTimeField()
+    step_entered_at = models.DateTimeField()
+    deadline_at = models.DateTimeField()
+    check_at = models.DateTimeField(null=True, blank=True)  # null: nothing left to do
+    finished_at = models.DateTimeField(null=True, blank=True)
+    # Orthogonal to the stage
+    paused = models.BooleanField(default=False)
+    attention = models.CharField(max_length=32, blank=True)
+    attention_reason = models.CharField(max_length=500, blank=True)
+    attention_verbs = models.JSONField(default=list, blank=True)
+    waiting_for = models.CharField(max_length=500, blank=True)
+    waiting_code = models.CharField(max_length=32, blank=True)
+    # What people asked for
+    abort_asked_at = models.DateTimeField(null=True, blank=True)
+    advance_asked_at = models.DateTimeField(null=True, blank=True)
+    force_asked_at = models.DateTimeField(null=True, blank=True)
+    # Facts
+    revoke_asked_at = models.DateTimeField(null=True, blank=True)  # the point of no return
+    no_fallback = models.BooleanField(default=False)
+    rolled_back_reason = models.CharField(max_length=500, blank=True)
+    # Judging
+    passes = models.PositiveIntegerField(default=0)
+    failed_checks = models.PositiveIntegerField(default=0)
+    monitored_seconds = models.FloatField(default=0)
+    last_check_at = models.DateTimeField(null=True, blank=True)
+    clock_note = models.CharField(max_length=500, blank=True)
+    verdict = models.CharField(max_length=16, blank=True)
+    verdict_code = models.CharField(max_length=32, blank=True)
+    verdict_reason = models.CharField(max_length=500, blank=True)
+    revision = models.PositiveBigIntegerField(default=0)  # grows with every change: the ETag
+
+    objects = RotationQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["check_at"], condition=Q(check_at__isnull=False), name="rotation_due"),
+            models.Index(fields=["key", "-created_at"], name="rotation_key"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["key"], condition=~Q(stage__in=_TERMINAL), name="rotation_one_open_per_key"
+            ),
+            models.CheckConstraint(
+                condition=Q(stage__in=[stage.value for stage in Stage]), name="rotation_stage"
+            ),
+            models.CheckConstraint(condition=Q(weight__lte=100), name="rotation_weight"),
+            models.CheckConstraint(
+                condition=Q(stage__in=_TERMINAL, finished_at__isnull=False)
+                | (~Q(stage__in=_TERMINAL) & Q(finished_at__isnull=True)),
+                name="rotation_finished_when_terminal",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"rotation {self.id} of {self.key}"
+
+    @property
+    def is_open(self) -> bool:
+        return self.stage not in TERMINAL
+
+
+class Operation(UUIDModel):
+    """One recorded intent to call a driver. Created by the engine, settled by ``operations``."""
+
+    rotation = models.ForeignKey(Rotation, on_delete=models.PROTECT, related_name="operations")
+    kind = models.CharField(max_length=16, choices=[(kind.value, kind.value) for kind in Kind])
+    side = models.CharField(max_length=16, choices=[(side.value, side.value) for side in Side])
+    version = models.ForeignKey(KeyVersion, on_delete=models.PROTECT, related_name="operations")
+    attempt = models.PositiveSmallIntegerField(default=1)
+    label = models.CharField(max_length=80)  # what the provider calls the key: keyturn-<rotation>-<attempt>
+    state = models.CharField(max_length=16, default=OperationState.PENDING)
+    outcome = models.CharField(max_length=32, blank=True)
+    message = models.CharField(max_length=500, blank=True)
+    provider_request_id = models.CharField(max_length=128, blank=True)
+    tries = models.PositiveSmallIntegerField(default=0)
+    fence = models.PositiveIntegerField(default=0)
+    retry_at = models.DateTimeField(null=True, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    superseded = models.BooleanField(default=False)  # a person asked for a new try
+
+    class Meta:
+        ordering = ["created_at"]
+        indexes = [
+            models.Index(fields=["retry_at"], condition=Q(state="pending"), name="operation_due"),
+            models.Index(fields=["lease_until"], condition=Q(state="running"), name="operation_leased"),
+            models.Index(fields=["rotation", "kind", "side", "-created_at"], name="operation_latest"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["rotation", "kind", "side"],
+                condition=Q(state__in=["pending", "running"]),
+                name="operation_one_in_flight",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=[state.value for state in OperationState]), name="operation_state"
+            ),
+        ]
+
+
+class RotationEvent(UUIDModel):
+    """One line of the timeline. Written by the engine, in the transaction of the change."""
+
+    rotation = models.ForeignKey(Rotation, on_delete=models.CASCADE, related_name="events")
+    sequence = models.PositiveIntegerField()
+    at = models.DateTimeField()
+    name = models.CharField(max_length=32)
+    stage = models.CharField(max_length=16)
+    weight = models.PositiveSmallIntegerField()
+    actor = models.CharField(max_length=150)
+    reason = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ["sequence"]
+        constraints = [models.UniqueConstraint(fields=["rotation", "sequence"], name="rotation_event_once")]
+
+
+class Approval(UUIDModel):
+    """A person's yes to one transition of one rotation. Written by ``services``."""
+
+    rotation = models.ForeignKey(Rotation, on_delete=models.CASCADE, related_name="approvals")
+    transition = models.CharField(max_length=16)  # start | revoke
+    user = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    reason = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["rotation", "transition", "user"], name="approval_once")
+        ]

@@ -1,0 +1,308 @@
+"""The rotation policy as a value: what people choose, and what a running rotation carries with it.
+
+Durations are ISO 8601 in JSON (``P90D``, ``PT10M``) and ``timedelta`` here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, time, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+_DURATION = re.compile(
+    r"P(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+)D)?"
+    r"(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d{1,6})?)S)?)?"
+)
+LONGEST = timedelta(days=3660)
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be; ``field`` names the member that is wrong."""
+
+    def __init__(self, field_name: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field_name
+
+
+def parse_duration(text: object) -> timedelta:
+    """``PT10M`` -> 10 minutes. Raises ``ValueError`` for anything else, also for more than ten years."""
+    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    parts = {unit: float(n) for unit, n in match.groupdict().items() if n} if match else {}
+    if not parts or str(text).endswith("T"):
+        raise ValueError("Use an ISO 8601 duration such as P90D, PT10M or PT30S.")
+    if any(amount > 1e8 for amount in parts.values()) or (length := timedelta(**parts)) > LONGEST:
+        raise ValueError("This duration is longer than ten years.")
+    return length
+
+
+def format_duration(length: timedelta) -> str:
+    """The shortest ISO 8601 form: 90 days -> ``P90D``, 90 seconds -> ``PT1M30S``, none -> ``PT0S``."""
+    days, rest = length.days, length - timedelta(days=length.days)
+    seconds, hours, minutes = rest.seconds, rest.seconds // 3600, rest.seconds % 3600 // 60
+    seconds = seconds % 60
+    clock = f"{hours}H" * bool(hours) + f"{minutes}M" * bool(minutes)
+    if rest.microseconds:
+        clock += f"{seconds + rest.microseconds / 1e6:.6f}".rstrip("0") + "S"
+    elif seconds:
+        clock += f"{seconds}S"
+    return "P" + f"{days}D" * bool(days) + (f"T{clock}" if clock else "") if days or clock else "PT0S"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One weight (1-100) and the least time on it."""
+
+    weight: int
+    hold: timedelta
+
+
+@dataclass(frozen=True)
+class Window:
+    """A weekly span in which rotations may go on: days, from, to (local to ``zone``)."""
+
+    days: tuple[str, ...]
+    start: time
+    end: time
+    zone: str
+
+    def holds(self, now: datetime) -> bool:
+        local = now.astimezone(ZoneInfo(self.zone))
+        return WEEKDAYS[local.weekday()] in self.days and self.start <= local.time() < self.end
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """A span without any progress, for example a holiday season."""
+
+    start: datetime
+    end: datetime
+    reason: str
+
+    def holds(self, now: datetime) -> bool:
+        return self.start <= now < self.end
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a key is replaced. See the field names of the HTTP contract, section Management."""
+
+    interval: timedelta | None = timedelta(days=90)
+    steps: tuple[Step, ...] = (
+        Step(5, timedelta(minutes=10)),
+        Step(25, timedelta(minutes=10)),
+        Step(50, timedelta(minutes=30)),
+        Step(100, timedelta(minutes=30)),
+    )
+    monitor: timedelta = timedelta(hours=24)
+    quiet: timedelta = timedelta(hours=2)
+    cool_off: timedelta = timedelta(hours=24)
+    deadline: timedelta = timedelta(days=7)
+    window: timedelta = timedelta(minutes=5)
+    probe_every: timedelta = timedelta(minutes=5)
+    refresh: timedelta = timedelta(seconds=30)
+    min_samples: int = 20
+    max_error_rate: float = 0.02
+    allow_idle: bool = False
+    approvals: Mapping[str, int] = field(default_factory=lambda: {"start": 0, "revoke": 0})
+    windows: tuple[Window, ...] = ()
+    freezes: tuple[Freeze, ...] = ()
+    canaries: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    # An emergency does not wait for stragglers for ever: the outgoing key is revoked this long after
+    # the incoming one answers everybody, quiet or not. None: it waits for the proof or for a person.
+    force_after: timedelta | None = None
+
+    @property
+    def check_every(self) -> timedelta:
+        """How often a verdict is taken: a tenth of the window, between 1 and 30 seconds."""
+        return min(max(self.window / 10, timedelta(seconds=1)), timedelta(seconds=30))
+
+    @property
+    def quiet_needed(self) -> timedelta:
+        """The quiet time, but never less than three refresh intervals."""
+        return max(self.quiet, 3 * self.refresh)
+
+    def blocked(self, now: datetime) -> str | None:
+        """Why nothing may start or go on right now, or None."""
+        for freeze in self.freezes:
+            if freeze.holds(now):
+                return f"frozen until {freeze.end.isoformat()}: {freeze.reason}"
+        if self.windows and not any(window.holds(now) for window in self.windows):
+            return "outside the allowed windows (" + ", ".join(w.zone for w in self.windows) + ")"
+        return None
+
+
+STANDARD = Policy()
+FAST = Policy(
+    interval=timedelta(days=30),
+    steps=(Step(100, timedelta(minutes=1)),),
+    monitor=timedelta(minutes=15),
+    quiet=timedelta(minutes=5),
+    cool_off=timedelta(minutes=15),
+    deadline=timedelta(days=1),
+    min_samples=5,
+    allow_idle=True,
+)
+EMERGENCY = Policy(
+    interval=None,
+    steps=(Step(100, timedelta(0)),),
+    monitor=timedelta(0),
+    quiet=timedelta(minutes=1),
+    cool_off=timedelta(0),
+    deadline=timedelta(hours=4),
+    refresh=timedelta(seconds=5),
+    min_samples=1,
+    allow_idle=True,
+    force_after=timedelta(minutes=15),
+)
+PRESETS: Mapping[str, Policy] = {"standard": STANDARD, "fast": FAST, "emergency": EMERGENCY}
+
+_OPTIONAL_DURATIONS = ("interval", "force_after")
+_AT_LEAST_A_SECOND = ("deadline", "window", "probe_every", "refresh", "interval")
+APPROVALS = ("start", "revoke")
+
+
+def to_json(policy: Policy) -> dict[str, Any]:
+    """The policy as the API shows it. ``from_json(to_json(p)) == p``."""
+    document: dict[str, Any] = {}
+    for item in fields(policy):
+        value = getattr(policy, item.name)
+        if isinstance(value, timedelta):
+            value = format_duration(value)
+        document[item.name] = value
+    document["approvals"] = dict(policy.approvals)
+    document["canaries"], document["pinned"] = list(policy.canaries), list(policy.pinned)
+    document["steps"] = [{"weight": s.weight, "hold": format_duration(s.hold)} for s in policy.steps]
+    document["windows"] = [
+        {"days": list(w.days), "from": f"{w.start:%H:%M}", "to": f"{w.end:%H:%M}", "zone": w.zone}
+        for w in policy.windows
+    ]
+    document["freezes"] = [
+        {"from": f.start.isoformat(), "to": f.end.isoformat(), "reason": f.reason} for f in policy.freezes
+    ]
+    return document
+
+
+def from_json(document: Mapping[str, Any], *, base: Policy = STANDARD) -> Policy:
+    """A policy from its JSON form; members left out come from ``base``. Raises ``PolicyError``."""
+    known = {item.name for item in fields(Policy)}
+    for name in document:
+        if name not in known:
+            raise PolicyError(name, "Unknown field.")
+    changes: dict[str, Any] = {}
+    for name, value in document.items():
+        try:
+            changes[name] = _READERS[name](value) if name in _READERS else _read_duration(name, value)
+        except PolicyError:
+            raise
+        except (ValueError, TypeError, KeyError, ZoneInfoNotFoundError) as error:
+            raise PolicyError(name, _explain(error)) from error
+    policy = replace(base, **changes)
+    if set(policy.canaries) & set(policy.pinned):
+        raise PolicyError("pinned", "A consumer cannot be both canary and pinned.")
+    return policy
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"The member {error} is missing."
+    if isinstance(error, ZoneInfoNotFoundError):
+        return "Use a time zone such as Europe/Berlin."
+    return str(error)
+
+
+def _read_duration(name: str, value: object) -> timedelta | None:
+    if value is None and name in _OPTIONAL_DURATIONS:
+        return None
+    length = parse_duration(value)
+    if name in _AT_LEAST_A_SECOND and length < timedelta(seconds=1):
+        raise ValueError("Use at least one second (PT1S).")
+    return length
+
+
+def _integer(value: object, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"Use a whole number from {low} to {high}.")
+    return value
+
+
+def _read_steps(value: object) -> tuple[Step, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= 20:
+        raise ValueError("Use a list of 1 to 20 steps.")
+    steps = tuple(Step(_integer(s["weight"], 1, 100), parse_duration(s["hold"])) for s in value)
+    weights = [step.weight for step in steps]
+    if weights != sorted(set(weights)) or weights[-1] != 100:
+        raise ValueError("Weights must rise from step to step and end at 100.")
+    return steps
+
+
+def _read_rate(value: object) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1:  # type: ignore[operator]
+        raise ValueError("Use a share between 0 and 1.")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _read_flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise ValueError("Use true or false.")
+    return value
+
+
+def _read_approvals(value: object) -> dict[str, int]:
+    if not isinstance(value, dict) or set(value) - set(APPROVALS):
+        raise ValueError(f"Use an object with {' and '.join(APPROVALS)}.")
+    return {name: _integer(value.get(name, 0), 0, 5) for name in APPROVALS}
+
+
+def _read_slugs(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > 200 or not all(isinstance(v, str) for v in value):
+        raise ValueError("Use a list of consumer names.")
+    return tuple(sorted(set(value)))
+
+
+def _read_windows(value: object) -> tuple[Window, ...]:
+    return tuple(_read_window(entry) for entry in _entries(value))
+
+
+def _entries(value: object) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(value, list) or len(value) > 50 or not all(isinstance(v, dict) for v in value):
+        raise ValueError("Use a list of objects.")
+    return value
+
+
+def _read_window(entry: Mapping[str, Any]) -> Window:
+    days = tuple(entry["days"])
+    if not days or set(days) - set(WEEKDAYS):
+        raise ValueError(f"Days are some of {', '.join(WEEKDAYS)}.")
+    start, end = time.fromisoformat(entry["from"]), time.fromisoformat(entry["to"])
+    if end <= start:
+        raise ValueError("A window ends after it starts, on the same day.")
+    ZoneInfo(entry["zone"])
+    return Window(days, start, end, entry["zone"])
+
+
+def _read_freezes(value: object) -> tuple[Freeze, ...]:
+    freezes = []
+    for entry in _entries(value):
+        start, end = datetime.fromisoformat(entry["from"]), datetime.fromisoformat(entry["to"])
+        if start.tzinfo is None or end.tzinfo is None or end <= start:
+            raise ValueError("A freeze has a start and a later end, both with a time zone.")
+        freezes.append(Freeze(start, end, str(entry.get("reason", ""))))
+    return tuple(freezes)
+
+
+_READERS = {
+    "steps": _read_steps,
+    "min_samples": lambda value: _integer(value, 1, 1_000_000),
+    "max_error_rate": _read_rate,
+    "allow_idle": _read_flag,
+    "approvals": _read_approvals,
+    "windows": _read_windows,
+    "freezes": _read_freezes,
+    "canaries": _read_slugs,
+    "pinned": _read_slugs,
+}

@@ -1,0 +1,1 @@
+"""Operator verbs: what people, schedules and the API ask of rotations."""

@@ -1,0 +1,97 @@
+"""Policies as people name them, and which key follows which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from keyvault import audit
+from keyvault.actors import Actor
+from keyvault.exceptions import invalid
+from keyvault.models import Key
+from keyvault.services import catalogue
+from rotation.models import KeySchedule, RotationPolicy
+from rotation.policy import PRESETS, Policy, PolicyError, from_json, to_json
+from rotation.schedule import next_due
+
+DEFAULT_POLICY = {"dev": "fast"}  # every other environment: standard
+
+
+@transaction.atomic
+def install_presets(*, now: datetime) -> None:
+    """The policies that are there from the start. Safe to call at every start."""
+    for slug, policy in PRESETS.items():
+        RotationPolicy.objects.get_or_create(
+            slug=slug, defaults={"document": to_json(policy), "preset": True, "created_at": now}
+        )
+
+
+def read_policy(document: Mapping[str, Any], *, base: Policy | None = None) -> Policy:
+    """A policy from a request. Raises ``validation_error`` (``unknown_field`` for a strange member)."""
+    try:
+        return from_json(document, base=base) if base is not None else from_json(document)
+    except PolicyError as error:
+        raise invalid(error.field, str(error)) from error
+
+
+@transaction.atomic
+def create_policy(actor: Actor, *, slug: str, document: Mapping[str, Any], now: datetime) -> RotationPolicy:
+    """A named policy; members left out are those of ``standard``."""
+    actor.demand_admin()
+    if RotationPolicy.objects.filter(slug=slug).exists():
+        raise invalid("slug", "A policy with this slug exists already.")
+    row = RotationPolicy(slug=slug, document=to_json(read_policy(document)), created_at=now)
+    row.full_clean()
+    row.save()
+    audit.record("policy:created", actor=actor, now=now, policy=slug)
+    return row
+
+
+@transaction.atomic
+def change_policy(
+    actor: Actor, policy: RotationPolicy, *, document: Mapping[str, Any], now: datetime
+) -> RotationPolicy:
+    """Change some members. Rotations that are running keep the policy they started with."""
+    actor.demand_admin()
+    row = RotationPolicy.objects.select_for_update().get(pk=policy.pk)
+    row.document = to_json(read_policy(document, base=row.value))
+    row.save()
+    audit.record("policy:changed", actor=actor, now=now, policy=row.slug, fields=sorted(document))
+    return row
+
+
+def policy_for(key: Key) -> RotationPolicy:
+    """The key's own policy, or the default of its environment."""
+    schedule = KeySchedule.objects.select_related("policy").filter(key=key).first()
+    if schedule is not None:
+        return schedule.policy
+    return RotationPolicy.objects.get(slug=DEFAULT_POLICY.get(key.environment.slug, "standard"))
+
+
+@transaction.atomic
+def assign_policy(actor: Actor, key: Key, policy: RotationPolicy | None, *, now: datetime) -> KeySchedule:
+    """Let a key follow a policy from now on; its next rotation is an interval (less a jitter) away."""
+    actor.demand("manage", key.service.team_id)
+    chosen = policy or policy_for(key)
+    due = next_due(chosen.value, key.id, now)
+    schedule, _ = KeySchedule.objects.update_or_create(
+        key=key, defaults={"policy": chosen, "next_rotation_at": due}
+    )
+    audit.record(
+        "policy:assigned",
+        actor=actor,
+        now=now,
+        key=key,
+        policy=chosen.slug,
+        next_rotation_at=due.isoformat() if due else None,
+    )
+    return schedule
+
+
+def install_all(*, now: datetime) -> None:
+    """Everything that is there from the start, in both rooms."""
+    catalogue.install_presets(now=now)
+    install_presets(now=now)
