@@ -1,0 +1,40 @@
+"""The one ASGI application of Keyturn, for granian, uvicorn and others."""
+
+from __future__ import annotations
+
+import os
+from typing import cast
+
+if os.environ.get("KEYTURN_SUPERVISED") == "1":
+    # The server's worker process imports this module; its parent is the server, and may be killed.
+    from keyvault.project.guard import die_with_parent
+
+    die_with_parent()
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
+
+from a2wsgi import WSGIMiddleware  # noqa: E402
+from django.conf import settings  # noqa: E402
+from django.core.wsgi import get_wsgi_application  # noqa: E402
+from django.http.request import split_domain_port, validate_host  # noqa: E402
+
+_wsgi = get_wsgi_application()
+
+# Models are importable only after Django is set up.
+from keyvault.delivery import asgi as delivery  # noqa: E402
+from keyvault.project.front import Application, Front  # noqa: E402
+
+_bridge = WSGIMiddleware(_wsgi, workers=settings.KEYTURN_WEB_THREADS)  # type: ignore[arg-type]
+
+
+def _host_is_allowed(host: str) -> bool:
+    domain, _ = split_domain_port(host)
+    return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
+
+
+application = Front(
+    delivery,
+    cast(Application, _bridge),
+    _host_is_allowed,
+    on_shutdown=[lambda: _bridge.executor.shutdown(wait=True)],
+)

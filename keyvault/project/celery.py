@@ -1,0 +1,37 @@
+"""The Celery app. Messages carry ids, never secrets; due times live in the database."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+from celery.signals import setup_logging
+from django.conf import settings
+
+from keyvault.project.broker import broker_settings
+from keyvault.project.files import ensure_private_dir
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
+
+app = Celery("keyturn")
+app.conf.update(broker_settings(settings.CELERY_BROKER_URL, settings.KEYTURN_DATA))
+app.conf.beat_schedule = {
+    "tick": {
+        "task": "rotation.tasks.tick",
+        "schedule": float(settings.KEYTURN_TICK),
+        # A tick that waited longer than the next one is not worth running.
+        "options": {"expires": 4.0 * settings.KEYTURN_TICK},
+    },
+    "roll-up": {"task": "keyvault.tasks.roll_up", "schedule": 60.0, "options": {"expires": 240.0}},
+}
+app.conf.beat_schedule_filename = str(settings.KEYTURN_DATA / "beat-schedule")
+app.autodiscover_tasks(["keyvault", "rotation"])
+
+if app.conf.broker_url == "filesystem://":
+    ensure_private_dir(settings.KEYTURN_DATA / "queue")
+    ensure_private_dir(settings.KEYTURN_DATA / "queue-ctl")
+
+
+@setup_logging.connect
+def _keep_our_logging(**_: object) -> None:
+    """Celery configures logging only if nobody answers this signal; Django has done it already."""

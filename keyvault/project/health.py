@@ -1,0 +1,157 @@
+"""Liveness, readiness and figures. Nothing here needs a session or tells a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_safe
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from keyvault import clock
+from keyvault.crypto.canary import check_canary
+from keyvault.crypto.envelope import Sealed
+from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
+from keyvault.keystore import installation_id, keys
+from keyvault.models import Heartbeat, KekCanary, Key
+from rotation.facts import OperationState, Stage
+from rotation.models import Operation, Rotation
+
+log = structlog.get_logger("keyturn.health")
+
+
+class CheckFailed(Exception):
+    """A readiness check says no; the text is safe to show."""
+
+
+@require_safe
+def livez(request: HttpRequest) -> HttpResponse:
+    """This process answers. The database is not asked, so that its outage does not restart us."""
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+def readyz(request: HttpRequest) -> HttpResponse:
+    """Whether requests should be sent here; 503 with the failing checks named."""
+    checks = {name: _run(name, check) for name, check in _CHECKS.items()}
+    ready = all(check["status"] == "ok" for check in checks.values())
+    body = {"status": "ok" if ready else "unavailable", "checks": checks}
+    return JsonResponse(body, status=200 if ready else 503)
+
+
+def _run(name: str, check: Callable[[], Mapping[str, object]]) -> dict[str, object]:
+    try:
+        return {"status": "ok", **check()}
+    except CheckFailed as error:
+        reason = str(error)
+    except DatabaseError:
+        reason = "The database does not answer."
+    log.warning("not ready", check=name, reason=reason)
+    return {"status": "failed", "reason": reason}
+
+
+def _database() -> dict[str, object]:
+    with connection.cursor() as cursor:
+        cursor.execute("select 1")
+    return {"vendor": connection.vendor}
+
+
+def _key_service() -> dict[str, object]:
+    """Every KEK of this process opens the known text that was sealed under it."""
+    try:
+        keks = keys().keks
+        keks.health()
+        held = {kid: env for env, found in keks.describe().items() for kid in found.kids}
+        rows = list(KekCanary.objects.filter(kid__in=held))
+        for row in rows:
+            sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kid)
+            check_canary(keks, held[row.kid], row.kid, installation_id(), sealed)
+    except IntegrityError as error:
+        raise CheckFailed("A KEK does not open its canary: the keyring is not this installation's.") from error
+    except (KeyServiceUnavailable, KeyringError) as error:
+        raise CheckFailed("The keyring cannot be used.") from error
+    return {"keks": len(held), "canaries": len(rows)}
+
+
+def _beat() -> dict[str, object]:
+    age = heartbeat_age()
+    if age is None:
+        raise CheckFailed("The scheduler has never run.")
+    if age > settings.KEYTURN_HEARTBEAT_MAX_AGE:
+        raise CheckFailed(f"The scheduler was last seen {age:.0f} s ago.")
+    return {"age_seconds": round(age, 1)}
+
+
+_CHECKS: Mapping[str, Callable[[], Mapping[str, object]]] = {
+    "database": _database,
+    "key_service": _key_service,
+    "beat": _beat,
+}
+
+
+def heartbeat_age() -> float | None:
+    """Seconds since the last tick; None when there was none."""
+    at = Heartbeat.objects.filter(name="beat").values_list("at", flat=True).first()
+    return None if at is None else max(0.0, (clock.now() - at).total_seconds())
+
+
+class StateCollector:
+    """Figures read from the database at the time of the scrape: every process tells the same.
+
+    Labels are environments, stages and states: their number does not grow with use.
+    """
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge(
+            "keyturn_keys",
+            "Keys held.",
+            "environment",
+            Key.objects.order_by().values_list("environment__slug").annotate(Count("id")),
+        )
+        yield _gauge(
+            "keyturn_rotations",
+            "Rotations.",
+            "stage",
+            Rotation.objects.order_by().values_list("stage").annotate(Count("id")),
+            zeros=[stage.value for stage in Stage],
+        )
+        yield _gauge(
+            "keyturn_operations",
+            "Calls to providers.",
+            "state",
+            Operation.objects.order_by().values_list("state").annotate(Count("id")),
+            zeros=[state.value for state in OperationState],
+        )
+        attention = Rotation.objects.exclude(attention="").filter(finished_at__isnull=True).count()
+        yield GaugeMetricFamily("keyturn_rotations_attention", "Rotations that wait for a person.", value=attention)
+        age = heartbeat_age()
+        yield GaugeMetricFamily(
+            "keyturn_beat_age_seconds",
+            "Seconds since the scheduler ran; -1 when it never did.",
+            value=-1.0 if age is None else age,
+        )
+
+
+def _gauge(
+    name: str, text: str, label: str, rows: Iterable[tuple[str, int]], zeros: Iterable[str] = ()
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, count in {**dict.fromkeys(zeros, 0), **dict(rows)}.items():
+        family.add_metric([value], count)
+    return family
+
+
+_registry = CollectorRegistry(auto_describe=False)
+_registry.register(StateCollector())
+
+
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus text format."""
+    return HttpResponse(generate_latest(_registry), content_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,232 @@
+"""Settings of Keyturn. Everything that differs between installations comes from the environment.
+
+``.env.example`` lists every variable with its meaning. What is decided here and cannot be changed from
+outside is decided for all installations: the content policy, the order of middleware, JSON only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import environ
+from csp.constants import NONE, SELF
+
+from keyvault.errors import MAX_BODY_BYTES
+from keyvault.project.databases import database_settings
+from keyvault.project.files import BASE_DIR, default_data_dir, ensure_private_dir, ensure_secret_key
+from keyvault.project.logs import configure_structlog, logging_settings
+
+env = environ.Env()
+_env_file = Path(env.str("KEYTURN_ENV_FILE", str(BASE_DIR / ".env")))
+if _env_file.is_file():
+    # What is set in the real environment wins over the file.
+    env.read_env(str(_env_file))
+
+# Place and name
+KEYTURN_DATA = ensure_private_dir(Path(env.str("KEYTURN_DATA", str(default_data_dir()))).expanduser().absolute())
+KEYTURN_URL = env.str("KEYTURN_URL", "http://127.0.0.1:8000").rstrip("/")
+DEBUG = env.bool("KEYTURN_DEBUG", False)
+_public = urlsplit(KEYTURN_URL)
+if _public.scheme not in ("http", "https") or not _public.hostname:
+    raise ValueError("KEYTURN_URL must be an http or https URL, such as https://keys.example.org.")
+_https = _public.scheme == "https"
+
+# Secrets of this process
+SECRET_KEY = env.str("KEYTURN_SECRET_KEY", "") or ensure_secret_key(KEYTURN_DATA / "secret_key")
+KEYTURN_KEYRING = Path(env.str("KEYTURN_KEYRING", str(KEYTURN_DATA / "keyring.json"))).expanduser()
+KEYTURN_KEYRING_JSON = env.str("KEYTURN_KEYRING_JSON", "")
+
+# Behaviour
+KEYTURN_TICK = env.int("KEYTURN_TICK", 10)
+KEYTURN_EGRESS_ALLOW = frozenset(env.list("KEYTURN_EGRESS_ALLOW", default=[]))
+KEYTURN_TRUSTED_PROXIES = frozenset(env.list("KEYTURN_TRUSTED_PROXIES", default=[]))
+KEYTURN_WEB_THREADS = env.int("KEYTURN_WEB_THREADS", 8)
+KEYTURN_HEARTBEAT_MAX_AGE = env.int("KEYTURN_HEARTBEAT_MAX_AGE", max(30, 3 * KEYTURN_TICK))
+KEYTURN_LOG_LEVEL = env.str("KEYTURN_LOG_LEVEL", "INFO").upper()
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", "")
+
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]", _public.hostname])
+CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"]
+
+INSTALLED_APPS = [
+    "keyvault.project.apps.ProjectConfig",
+    "keyvault.apps.KeyvaultConfig",
+    "rotation.apps.RotationConfig",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django.forms",
+    "allauth",
+    "allauth.account",
+    "csp",
+    "django_htmx",
+    "rest_framework",
+    "drf_spectacular",
+]
+
+MIDDLEWARE = [
+    "keyvault.project.middleware.request_context",
+    "keyvault.project.middleware.api_gate",
+    "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "keyvault.project.middleware.ConsoleCommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "keyvault.project.sessions.absolute_session_limit",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+
+ROOT_URLCONF = "keyvault.project.urls"
+WSGI_APPLICATION = "keyvault.project.wsgi.application"
+ASGI_APPLICATION = "keyvault.project.asgi.application"
+FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
+
+_templates = BASE_DIR / "templates"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        # A wheel carries the pages inside the package.
+        "DIRS": [_templates if _templates.is_dir() else BASE_DIR / "keyvault" / "_templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+# Data
+DATABASES = {
+    "default": database_settings(
+        env.str("DATABASE_URL", ""), KEYTURN_DATA, pool_size=env.int("KEYTURN_DATABASE_POOL", 8)
+    )
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# Attempts to sign in are counted here, so all processes have to share it.
+CACHES = {
+    "default": env.cache_url("CACHE_URL")
+    if env.str("CACHE_URL", "")
+    else {
+        "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
+        "LOCATION": str(KEYTURN_DATA / "cache"),
+    }
+}
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+USE_I18N = False
+
+# Static files. "finders" serves straight from the source tree; everything else is collected once.
+_finders = env.str("KEYTURN_STATIC", "finders" if DEBUG else "collected") == "finders"
+STATIC_URL = "/static/"
+STATIC_ROOT = KEYTURN_DATA / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if _finders
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = _finders
+
+# Bodies
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+FILE_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 500
+DATA_UPLOAD_MAX_NUMBER_FILES = 0
+
+# The browser
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "img-src": [SELF],
+        "object-src": [NONE],
+        "base-uri": [NONE],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+    }
+}
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = False
+X_FRAME_OPTIONS = "DENY"
+if KEYTURN_TRUSTED_PROXIES:
+    # The proxy ends TLS and must set this header itself, on every request.
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+# A browser takes a __Host- cookie over https only.
+_cookie = "__Host-keyturn-" if _https else "keyturn-"
+SESSION_COOKIE_NAME = f"{_cookie}session"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 8 * 3600
+SESSION_EXPIRE_AT_BROWSER_CLOSE = True
+CSRF_COOKIE_NAME = f"{_cookie}csrf"
+CSRF_FAILURE_VIEW = "keyvault.project.failures.csrf_failure"
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
+
+# People
+AUTH_USER_MODEL = "keyvault.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "/"
+ACCOUNT_ADAPTER = "keyvault.project.accounts.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*", "password2*"]
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
+ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = True
+ACCOUNT_SESSION_REMEMBER = False
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
+ACCOUNT_PREVENT_ENUMERATION = True
+ALLAUTH_TRUSTED_PROXY_COUNT = 1 if KEYTURN_TRUSTED_PROXIES else 0
+EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+
+# The management API
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["keyvault.api.authentication.UserTokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["keyvault.api.permissions.DenyAll"],
+    "DEFAULT_PARSER_CLASSES": ["keyvault.api.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "keyvault.api.errors.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+    # A ?format= parameter is ours (json, raw, env), not a way to choose a renderer.
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Keyturn",
+    "DESCRIPTION": "Keeps API keys per environment and replaces them without anyone noticing.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.1",
+    "SCHEMA_PATH_PREFIX": "/v1/",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+configure_structlog()
+LOGGING = logging_settings(KEYTURN_LOG_LEVEL)

@@ -1,0 +1,42 @@
+"""All routes of the Django part. The delivery paths are answered before Django is entered (asgi.py)."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from allauth.account.decorators import secure_admin_login
+from django.contrib import admin
+from django.urls import URLPattern, URLResolver, include, path
+
+from keyvault.project import health
+
+
+def _present(*routes: tuple[str, str]) -> list[URLResolver | URLPattern]:
+    return [
+        path(prefix, include(module))
+        for prefix, module in routes
+        if find_spec(module.rpartition(".")[0]) and find_spec(module)
+    ]
+
+
+admin.site.site_header = admin.site.site_title = "Keyturn records"
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
+
+urlpatterns: list[URLResolver | URLPattern] = [
+    path("livez", health.livez, name="livez"),
+    path("readyz", health.readyz, name="readyz"),
+    path("metrics", health.metrics, name="metrics"),
+    path("accounts/", include("allauth.account.urls")),
+    path("admin/", admin.site.urls),
+    *_present(
+        ("v1/", "keyvault.api.urls"),
+        ("v1/", "rotation.api.urls"),
+        ("", "keyvault.console.urls"),
+        ("", "rotation.console.urls"),
+    ),
+]
+
+handler400 = "keyvault.project.failures.bad_request"
+handler403 = "keyvault.project.failures.permission_denied"
+handler404 = "keyvault.project.failures.page_not_found"
+handler500 = "keyvault.project.failures.server_error"

@@ -1,0 +1,113 @@
+"""Fixtures for every room, and the fences around the suite: loopback only, one database per run."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bootstrap import chosen_database
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests that mean something on this run's database."""
+    unwanted = "once" if chosen_database() == "postgresql" else "postgresql"
+    dropped = [item for item in items if item.get_closest_marker(unwanted)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if not item.get_closest_marker(unwanted)]
+
+
+def pytest_report_header() -> str:
+    return f"keyturn: database {chosen_database()}"
+
+
+class OutsideWorld(RuntimeError):
+    """A test tried to reach a host that is not this one."""
+
+
+def _is_loopback(address: object) -> bool:
+    if not isinstance(address, tuple):
+        return True  # a socket file
+    host = str(address[0])
+    if host in ("localhost", ""):
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loopback_only() -> Iterator[None]:
+    """Connecting to anything but this machine raises, whatever library tries it."""
+    patch = pytest.MonkeyPatch()
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if not _is_loopback(address):
+            raise OutsideWorld(f"connect to {address!r}")
+        connect(self, address)
+
+    def guarded_ex(self: socket.socket, address: Any) -> int:
+        if not _is_loopback(address):
+            raise OutsideWorld(f"connect to {address!r}")
+        return connect_ex(self, address)
+
+    patch.setattr(socket.socket, "connect", guarded)
+    patch.setattr(socket.socket, "connect_ex", guarded_ex)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_installation() -> Iterator[None]:
+    """The installation's id belongs to a database, and every test has its own."""
+    from keyvault import keystore
+
+    keystore.forget_installation()
+    yield
+    keystore.forget_installation()
+
+
+@pytest.fixture(scope="session")
+def database_vendor() -> str:
+    """``sqlite`` or ``postgresql``."""
+    return chosen_database()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, settings: Any) -> Path:
+    """An empty data directory with a keyring of its own, in force for this test."""
+    from keyvault.crypto.keyring import Keyring
+
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    Keyring.create_file(folder / "keyring.json", ["dev", "staging", "prod", "system"])
+    settings.KEYTURN_DATA = folder
+    settings.KEYTURN_KEYRING = folder / "keyring.json"
+    settings.KEYTURN_KEYRING_JSON = ""
+    return folder
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def bare_environment(tmp_path: Path) -> dict[str, str]:
+    """The environment for a real process with an installation of its own: SQLite, files, nothing inherited."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("KEYTURN_")}
+    for name in ("DATABASE_URL", "CELERY_BROKER_URL", "ALLOWED_HOSTS", "CACHE_URL", "PYTEST_XDIST_WORKER"):
+        kept.pop(name, None)
+    return {**kept, "KEYTURN_DATA": str(tmp_path / "installation"), "KEYTURN_ENV_FILE": os.devnull}
