@@ -171,11 +171,6 @@ def event(
     )
 
 
-def retry_after_failure(now: datetime) -> datetime:
-    """When to look again at a rotation whose advance raised."""
-    return now + timedelta(minutes=1)
-
-
 # Executing -----------------------------------------------------------------------------------------
 
 

@@ -83,14 +83,21 @@ def create_key(actor: Actor, service: Service, environment: Environment, *, now:
 
 
 @transaction.atomic
-def import_first(actor: Actor, key: Key, secret: Secret, *, now: datetime) -> KeyVersion:
-    """The first version of a key, from a secret that a person already has. It is current at once."""
+def import_first(
+    actor: Actor, key: Key, secret: Secret, *, provider_key_id: str = "", now: datetime
+) -> KeyVersion:
+    """The first version of a key, from a secret that a person already has. It is current at once.
+
+    ``provider_key_id`` is what the provider calls it; without it only a person can revoke it later.
+    """
     key = lock_key(key.id)
     actor.demand("manage", key.service.team_id)
     if key.current is not None:
         raise invalid("secret", "This key has a version already. Start a rotation to replace it.")
     version = request_version(actor, key, now=now)
-    fill_version(actor, key, version, secret, provider_key_id="", imported=True, now=now)
+    fill_version(
+        actor, key, version, secret, provider_key_id=provider_key_id, imported=True, now=now
+    )
     key.current = version
     _save(key)
     return version

@@ -80,7 +80,7 @@ def _create(
     return rotation
 
 
-def start_due(now: datetime, *, limit: int = 500) -> list[uuid.UUID]:
+def start_due(now: datetime, *, ring: engine.Ring | None = None, limit: int = 500) -> list[uuid.UUID]:
     """Start what the schedule says is due; a key that is being rotated keeps its date until it is free."""
     due = KeySchedule.objects.filter(next_rotation_at__lte=now).order_by("next_rotation_at")
     started = []
@@ -93,7 +93,7 @@ def start_due(now: datetime, *, limit: int = 500) -> list[uuid.UUID]:
             continue
         try:
             rotation = start(
-                SYSTEM, schedule.key, policy=schedule.policy, trigger="schedule", reason="due", now=now
+                SYSTEM, schedule.key, policy=schedule.policy, trigger="schedule", reason="due", now=now, ring=ring
             )
         except KeyturnError as error:
             log.info("due key not started", key=str(schedule.key_id), code=error.code)

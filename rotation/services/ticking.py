@@ -1,0 +1,50 @@
+"""One beat of the scheduler. What is due stands in the database; any number of schedulers may run this."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import structlog
+from django.db import transaction
+from django.db.models import F, Q
+
+from keyvault.models import Heartbeat
+from rotation import engine, operations
+from rotation.facts import OperationState
+from rotation.models import Operation, Rotation
+from rotation.services import starting
+
+log = structlog.get_logger("keyturn.tick")
+
+BATCH = 500
+AFTER_FAILURE = timedelta(minutes=1)
+
+
+def tick(now: datetime, *, ring: engine.Ring) -> int:
+    """Start what is due, free what died, move every rotation that is due, ring for every operation that is due.
+
+    Returns how many rotations were looked at.
+    """
+    Heartbeat.objects.update_or_create(name="beat", defaults={"at": now})
+    starting.start_due(now, ring=ring)
+    woken = operations.sweep(now)
+    due = Q(check_at__lte=now) | Q(id__in=woken)
+    ids = list(Rotation.objects.filter(due).order_by("check_at").values_list("id", flat=True)[:BATCH])
+    for rotation_id in ids:
+        try:
+            engine.advance(rotation_id, now, ring=ring)
+        except Exception:
+            # One rotation that cannot go on must not stop the others; it is looked at again soon.
+            log.exception("a rotation could not advance", rotation=str(rotation_id))
+            _postpone(rotation_id, now)
+    pending = Operation.objects.filter(state=OperationState.PENDING, retry_at__lte=now)
+    for operation_id in pending.order_by("retry_at").values_list("id", flat=True)[:BATCH]:
+        ring(operation_id)
+    return len(ids)
+
+
+@transaction.atomic
+def _postpone(rotation_id: object, now: datetime) -> None:
+    Rotation.objects.filter(pk=rotation_id, check_at__isnull=False).update(
+        check_at=now + AFTER_FAILURE, revision=F("revision") + 1
+    )

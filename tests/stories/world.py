@@ -1,0 +1,240 @@
+"""A world for stories: a fake clock, the real services and engine, and a real provider on loopback.
+
+Nothing here decides anything. ``World.tick`` does what the beat and the workers do; ``World.traffic`` does
+what consumers do: ask for the key, call the provider with it, report what happened.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from keyvault.actors import SYSTEM
+from keyvault.crypto.secret import Secret
+from keyvault.domain import Label, Split, choose
+from keyvault.integrity import verify
+from keyvault.keystore import open_version, seal_admin_secret
+from keyvault.models import Consumer, ConsumerToken, Environment, Key, KeyVersion, Provider
+from keyvault.services import catalogue, consumers, keys, people, usage
+from rotation import operations
+from rotation.models import Rotation, RotationPolicy
+from rotation.policy import Policy, to_json
+from rotation.services import policies, starting, ticking, verbs
+from rotation.simulators import RunningSimulator, management_config
+
+START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+_names = itertools.count(1)
+
+
+@dataclass
+class Instance:
+    """One running copy of a consumer, with the version it was given last."""
+
+    name: str
+    version: int = 0
+    sequence: int = 0
+    seen: list[int] = field(default_factory=list)
+
+
+class World:
+    """One key at one simulated provider, some instances, and a clock that only moves when told."""
+
+    def __init__(
+        self,
+        simulator: RunningSimulator,
+        settings: Any,
+        *,
+        policy: Policy,
+        driver: str = "http",
+        environment: str = "prod",
+        instances: int = 6,
+        now: datetime = START,
+    ) -> None:
+        n = next(_names)
+        self.now = now
+        self.simulator = simulator
+        self.control = simulator.control
+        settings.KEYTURN_EGRESS_ALLOW = frozenset({simulator.host_port})
+        settings.KEYTURN_TICK = 10
+        policies.install_all(now=now)
+        self.team = people.create_team(SYSTEM, slug=f"team-{n}", name="", now=now)
+        self.provider = self._provider(driver, n)
+        self.service = catalogue.create_service(
+            SYSTEM, slug=f"service-{n}", team=self.team, provider=self.provider, description="", now=now
+        )
+        self.environment = Environment.objects.get(slug=environment)
+        self.policy = RotationPolicy.objects.create(
+            slug=f"policy-{n}", document=to_json(policy), created_at=now
+        )
+        self.key_id = keys.create_key(SYSTEM, self.service, self.environment, now=now).id
+        self.consumer, self.token = self._consumer(n)
+        self.instances = [Instance(f"web-{i}") for i in range(instances)]
+        self.failures: Counter[str] = Counter()
+        self.requests = 0
+        self.rung: deque[uuid.UUID] = deque()
+        self._import_first()
+
+    def _provider(self, driver: str, n: int) -> Provider:
+        preset = Provider.objects.get(slug=self.control.slug)
+        provider = Provider(
+            slug=f"{preset.slug}-{n}",
+            name=preset.name,
+            base_url=self.simulator.base_url,
+            auth_header=preset.auth_header,
+            auth_scheme=preset.auth_scheme,
+            driver=driver,
+            driver_config=management_config() if driver == "http" else {},
+            probe=preset.probe,
+            errors=preset.errors,
+            key_affine=preset.key_affine,
+            created_at=self.now,
+        )
+        if driver == "http":
+            seal_admin_secret(provider, self.simulator.admin_secret)
+        provider.save()
+        return provider
+
+    def _consumer(self, n: int) -> tuple[Consumer, ConsumerToken]:
+        consumer = consumers.create_consumer(SYSTEM, slug=f"consumer-{n}", team=self.team, now=self.now)
+        token, _ = consumers.create_token(
+            SYSTEM, consumer, self.environment, expires_at=self.now + timedelta(days=3000), now=self.now
+        )
+        consumers.set_grant(
+            SYSTEM, consumer, self.service, self.environment, verbs=["read", "report"], now=self.now
+        )
+        return consumer, token
+
+    def _import_first(self) -> None:
+        made = self.control.create_key("first")
+        keys.import_first(SYSTEM, self.key, made.value, provider_key_id=made.id, now=self.now)
+
+    # Looking ----------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> Key:
+        return Key.objects.select_related(
+            "service__provider", "service__team", "environment", "current", "pending", "previous"
+        ).get(pk=self.key_id)
+
+    @property
+    def rotation(self) -> Rotation:
+        rotation = Rotation.objects.filter(key=self.key_id).order_by("-created_at").first()
+        assert rotation is not None
+        return rotation
+
+    def version(self, number: int) -> KeyVersion:
+        version = KeyVersion.objects.select_related("key__service", "key__environment").get(
+            key=self.key_id, number=number
+        )
+        return version
+
+    def secret(self, number: int) -> Secret:
+        return open_version(self.version(number))
+
+    def honoured(self, number: int) -> bool:
+        """Ground truth: does the provider honour this version right now?"""
+        return self.control.honours(self.secret(number))
+
+    def events(self) -> list[str]:
+        return [event.name for event in self.rotation.events.all()]
+
+    # Acting -----------------------------------------------------------------------------------------
+
+    def start(self, **more: Any) -> Rotation:
+        return starting.start(
+            SYSTEM, self.key, policy=self.policy, now=self.now, ring=self.rung.append, **more
+        )
+
+    def verb(self, name: str, **more: Any) -> Rotation:
+        act: Callable[..., Rotation] = getattr(verbs, name)
+        return act(SYSTEM, self.rotation.id, reason="story", now=self.now, ring=self.rung.append, **more)
+
+    def tick(self, seconds: float = 10, *, traffic: bool = True) -> None:
+        """Time passes, consumers work, one beat, and the workers do everything that is rung for."""
+        self.now += timedelta(seconds=seconds)
+        if traffic:
+            self.traffic()
+        ticking.tick(self.now, ring=self.rung.append)
+        self.work()
+
+    def work(self) -> None:
+        while self.rung:
+            operations.perform(self.rung.popleft(), self.now, ring=self.rung.append)
+
+    def run(
+        self, until: Callable[[], bool], *, step: float = 10, most: int = 400, traffic: bool = True
+    ) -> None:
+        """Tick until something is so; fails when it never is."""
+        for _ in range(most):
+            if until():
+                return
+            self.tick(step, traffic=traffic)
+        rotation = self.rotation
+        raise AssertionError(
+            f"still {rotation.stage} at weight {rotation.weight}: {rotation.waiting_for} {rotation.attention_reason}"
+        )
+
+    def run_to(self, stage: str, **more: Any) -> None:
+        self.run(lambda: self.rotation.stage == stage, **more)
+
+    # Consumers --------------------------------------------------------------------------------------
+
+    def traffic(self, *, calls: int = 5) -> None:
+        for instance in self.instances:
+            self.use(instance, calls=calls)
+
+    def ask(self, instance: Instance) -> KeyVersion:
+        """What delivery answers this instance, recorded as delivery records it."""
+        key = self.key
+        verify(key)
+        split = None
+        if key.pending is not None and key.weight is not None:
+            split = Split(key.weight, bytes(key.split_salt), key.canaries, key.pinned)
+        label = choose(split, self.consumer.slug, instance.name, holds_outgoing_jobs=False)
+        version = {Label.CURRENT: key.current, Label.PENDING: key.pending}[label]
+        assert version is not None
+        verify(version)
+        assert version.withheld_at is None
+        version.key = key
+        usage.record_delivery(
+            key=key,
+            version=version,
+            token=self.token,
+            instance=instance.name,
+            label=label,
+            credential="consumer_token",
+            status=200,
+            request_id="story",
+            now=self.now,
+        )
+        instance.version = version.number
+        if not instance.seen or instance.seen[-1] != version.number:
+            instance.seen.append(version.number)
+        return version
+
+    def use(self, instance: Instance, *, calls: int = 5) -> None:
+        """Ask, call the provider some times, report."""
+        version = self.ask(instance)
+        good = self.control.honours(open_version(version))
+        self.requests += calls
+        outcome = "ok" if good else "auth_invalid"
+        if not good:
+            self.failures[instance.name] += calls
+        self.report(instance, version.number, {outcome: calls})
+
+    def report(self, instance: Instance, number: int, counts: dict[str, int], **jobs: int) -> bool:
+        instance.sequence += 1
+        line = usage.LineInput(number, "key", counts, **jobs)
+        return usage.accept_report(
+            self.consumer,
+            self.key,
+            usage.ReportInput(
+                instance.name, instance.sequence, self.now - timedelta(seconds=1), self.now, [line]
+            ),
+            now=self.now,
+        )
