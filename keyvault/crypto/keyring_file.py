@@ -31,18 +31,24 @@ def read_private(path: Path) -> str:
         raise KeyringError(f"There is no keyring at {path}.") from error
     except OSError as error:
         raise KeyringError(f"The keyring {path} cannot be opened: {error.strerror}.") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         # The open file is asked, not the path: between two looks at a path it may change.
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise KeyringError(f"The keyring {path} is not a regular file.")
-        if mode & _OPEN_TO_OTHERS:
-            raise KeyringError(
-                f"The keyring {path} has mode {stat.S_IMODE(mode):04o}, so others may use it. "
-                f"Run: chmod 600 {shlex.quote(str(path))}"
-            )
-        data = file.read(MAX_DOCUMENT + 1)
+        _check_mode(path, os.fstat(handle).st_mode)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(MAX_DOCUMENT + 1)
+    finally:
+        os.close(handle)
     return decoded(data, f"The keyring {path}")
+
+
+def _check_mode(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise KeyringError(f"The keyring {path} is not a regular file.")
+    if mode & _OPEN_TO_OTHERS:
+        raise KeyringError(
+            f"The keyring {path} has mode {stat.S_IMODE(mode):04o}, so others may use it. "
+            f"Run: chmod 600 {shlex.quote(str(path))}"
+        )
 
 
 def decoded(data: bytes, what: str) -> str:

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from keyvault.crypto.access_tokens import (
+    MAX_TOKEN_BYTES,
+    AccessTokenExpired,
+    InvalidAccessToken,
+    mint_access_token,
+    verify_access_token,
+)
+from keyvault.crypto.globs import GlobError
+from keyvault.crypto.keyring_document import ServiceKeys, new_document
+
+KEYS = new_document(["prod"]).service
+NOW = datetime(2026, 3, 1, 12, 0, 0, 900_000, tzinfo=UTC)
+ISSUED = int(NOW.timestamp())
+ISSUER, AUDIENCE = "https://keys.example", "keyturn:3fa85f64"
+PARENT = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
+
+
+def mint(**changes: Any) -> str:
+    arguments: dict[str, Any] = {
+        "issuer": ISSUER,
+        "audience": AUDIENCE,
+        "parent": PARENT,
+        "environment": "prod",
+        "paths": ["/v1/keys/a/prod/", "/v1/keys/b/*"],
+        "now": NOW,
+        "expires_in": 60,
+    }
+    return mint_access_token(KEYS, **(arguments | changes)).expose()
+
+
+def verify(text: str, *, now: datetime = NOW, keys: ServiceKeys = KEYS) -> object:
+    return verify_access_token(keys, text, issuer=ISSUER, audience=AUDIENCE, now=now)
+
+
+def encoded(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def header() -> dict[str, Any]:
+    return {"alg": "EdDSA", "typ": "keyturn-at+jwt", "kid": KEYS.signing_kid}
+
+
+def claims() -> dict[str, Any]:
+    return {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": PARENT,
+        "env": "prod",
+        "paths": ["*"],
+        "iat": ISSUED,
+        "nbf": ISSUED,
+        "exp": ISSUED + 60,
+        "jti": str(uuid.UUID(int=1, version=4)),
+    }
+
+
+def signed(head: object, body: object, key: Ed25519PrivateKey = KEYS.signing) -> str:
+    """A token by hand, with a right signature over whatever is in it."""
+    raw_head = head if isinstance(head, bytes) else json.dumps(head).encode()
+    raw_body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    text = f"{encoded(raw_head)}.{encoded(raw_body)}"
+    return f"{text}.{encoded(key.sign(text.encode()))}"
+
+
+def test_a_minted_token_says_what_it_was_minted_for() -> None:
+    read = verify_access_token(KEYS, mint(), issuer=ISSUER, audience=AUDIENCE, now=NOW)
+    assert (read.token_id, read.environment) == (PARENT, "prod")
+    assert read.paths == ("/v1/keys/a/prod/", "/v1/keys/b/*")
+    assert read.issued_at == NOW.replace(microsecond=0)
+    assert read.expires_at == read.issued_at + timedelta(seconds=60)
+    assert str(uuid.UUID(read.jti)) == read.jti
+    other = verify_access_token(KEYS, mint(), issuer=ISSUER, audience=AUDIENCE, now=NOW)
+    assert other.jti != read.jti
+
+
+def test_the_token_is_a_standard_jwt_of_the_closed_profile() -> None:
+    text = mint()
+    public = KEYS.signing.public_key()
+    body = jwt.decode(
+        text,
+        public,
+        algorithms=["EdDSA"],
+        audience=AUDIENCE,
+        issuer=ISSUER,
+        options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
+    )
+    assert jwt.get_unverified_header(text) == header()
+    assert body.keys() == claims().keys()
+    assert (body["iat"], body["nbf"], body["exp"]) == (ISSUED, ISSUED, ISSUED + 60)
+
+
+def test_the_same_contents_by_hand_are_accepted() -> None:
+    """Shows that the refusals below come from what is changed there."""
+    assert verify(signed(header(), claims()))
+
+
+@pytest.mark.parametrize("seconds", [1, 60, 600])
+def test_a_token_works_until_the_second_it_expires(seconds: int) -> None:
+    text = mint(expires_in=seconds)
+    end = datetime.fromtimestamp(ISSUED + seconds, UTC)
+    assert verify(text, now=end - timedelta(microseconds=1))
+    for late in (end, end + timedelta(seconds=1), end + timedelta(days=900)):
+        with pytest.raises(AccessTokenExpired):
+            verify(text, now=late)
+
+
+def test_a_token_from_a_host_a_little_ahead_works_and_one_far_ahead_does_not() -> None:
+    text = mint()
+    assert verify(text, now=datetime.fromtimestamp(ISSUED - 5, UTC))
+    with pytest.raises(InvalidAccessToken):
+        verify(text, now=datetime.fromtimestamp(ISSUED - 6, UTC))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        *[({"expires_in": value}, ValueError) for value in (0, 601, -1, True, 60.0, "60", None)],
+        ({"paths": []}, GlobError),
+        ({"paths": ["/admin/*"]}, GlobError),
+        ({"paths": ["*"] * 21}, GlobError),
+        ({"parent": "not-a-uuid"}, ValueError),
+        ({"parent": ""}, ValueError),
+        ({"environment": "Prod"}, ValueError),
+        ({"environment": ""}, ValueError),
+        ({"issuer": ""}, ValueError),
+        ({"audience": ""}, ValueError),
+        ({"issuer": "https://" + "a" * 3000}, ValueError),
+        ({"now": datetime(2026, 3, 1)}, ValueError),  # noqa: DTZ001 - the point of the case
+    ],
+)
+def test_what_must_not_be_signed_is_not_signed(changes: Mapping[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        mint(**changes)
+
+
+def test_the_largest_allowed_scope_fits() -> None:
+    paths = ["/v1/" + "a" * 196] * 10 + ["/v1/" + "b" * 44]
+    text = mint(paths=paths)
+    assert sum(map(len, paths)) == 2048
+    assert len(text) <= MAX_TOKEN_BYTES
+    assert verify(text)
+
+
+HEADERS: dict[str, Callable[[], object]] = {
+    "alg none": lambda: header() | {"alg": "none"},
+    "alg HS256": lambda: header() | {"alg": "HS256"},
+    "alg RS256": lambda: header() | {"alg": "RS256"},
+    "alg Ed25519": lambda: header() | {"alg": "Ed25519"},
+    "alg lower": lambda: header() | {"alg": "eddsa"},
+    "alg list": lambda: header() | {"alg": ["EdDSA"]},
+    "no alg": lambda: {"typ": "keyturn-at+jwt", "kid": KEYS.signing_kid},
+    "typ JWT": lambda: header() | {"typ": "JWT"},
+    "typ case": lambda: header() | {"typ": "KEYTURN-AT+JWT"},
+    "no typ": lambda: {"alg": "EdDSA", "kid": KEYS.signing_kid},
+    "no kid": lambda: {"alg": "EdDSA", "typ": "keyturn-at+jwt"},
+    "kid unknown": lambda: header() | {"kid": "sign-other"},
+    "kid path": lambda: header() | {"kid": "../../etc/passwd"},
+    "kid number": lambda: header() | {"kid": 1},
+    "kid null": lambda: header() | {"kid": None},
+    "crit": lambda: header() | {"crit": ["exp"]},
+    "b64": lambda: header() | {"b64": False, "crit": ["b64"]},
+    "b64 true": lambda: header() | {"b64": True},
+    "jwk": lambda: header() | {"jwk": {"kty": "OKP"}},
+    "jku": lambda: header() | {"jku": "https://evil.example/jwks"},
+    "x5u": lambda: header() | {"x5u": "https://evil.example/"},
+    "zip": lambda: header() | {"zip": "DEF"},
+    "cty": lambda: header() | {"cty": "JWT"},
+    "list": lambda: [header()],
+    "text": lambda: "EdDSA",
+    "null": lambda: None,
+    "not json": lambda: b"{",
+    "not utf-8": lambda: b"\xff\xfe",
+    "alg twice": lambda: json.dumps(header()).encode().replace(b'{"alg"', b'{"alg":"EdDSA","alg"'),
+    "deep": lambda: b"[" * 2400,
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_another_header_is_refused_although_the_signature_is_right(name: str) -> None:
+    with pytest.raises(InvalidAccessToken):
+        verify(signed(HEADERS[name](), claims()))
+
+
+def altered(name: str, value: object) -> Callable[[], object]:
+    return lambda: claims() | {name: value}
+
+
+def without(name: str) -> Callable[[], object]:
+    return lambda: {key: value for key, value in claims().items() if key != name}
+
+
+CLAIMS: dict[str, Callable[[], object]] = {
+    **{f"no {name}": without(name) for name in claims()},
+    **{f"{name} null": altered(name, None) for name in claims()},
+    **{f"{name} list": altered(name, [claims()[name]]) for name in claims() if name != "paths"},
+    **{f"{name} text": altered(name, str(ISSUED)) for name in ("iat", "nbf", "exp")},
+    **{f"{name} float": altered(name, ISSUED + 60.0) for name in ("iat", "nbf", "exp")},
+    **{f"{name} true": altered(name, True) for name in ("iat", "nbf", "exp")},
+    **{f"{name} huge": altered(name, 10**400) for name in ("iat", "nbf", "exp")},
+    **{f"{name} negative": altered(name, -1) for name in ("iat", "nbf", "exp")},
+    "one more claim": altered("admin", True),
+    "iss other": altered("iss", ISSUER + "/"),
+    "iss part": altered("iss", ISSUER[:-1]),
+    "aud other": altered("aud", "keyturn:other"),
+    "aud empty": altered("aud", ""),
+    "aud list with ours": altered("aud", ["x", AUDIENCE]),
+    "sub no uuid": altered("sub", "1"),
+    "sub upper": altered("sub", PARENT.upper()),
+    "sub braces": altered("sub", "{" + PARENT + "}"),
+    "sub hex": altered("sub", PARENT.replace("-", "")),
+    "jti no uuid": altered("jti", "x"),
+    "env upper": altered("env", "PROD"),
+    "env path": altered("env", "../prod"),
+    "paths text": altered("paths", "*"),
+    "paths empty": altered("paths", []),
+    "paths number": altered("paths", [1]),
+    "paths bad": altered("paths", ["/v1/**"]),
+    "paths 21": altered("paths", ["*"] * 21),
+    "exp equals iat": altered("exp", ISSUED),
+    "exp before iat": altered("exp", ISSUED - 1),
+    "lives 601 s": altered("exp", ISSUED + 601),
+    "nbf later": altered("nbf", ISSUED + 1),
+    "nbf earlier": altered("nbf", ISSUED - 1),
+    "issued in the future": lambda: claims() | {"iat": ISSUED + 7, "nbf": ISSUED + 7},
+    "list": lambda: [claims()],
+    "null": lambda: None,
+    "not json": lambda: b"not json",
+    "NaN": lambda: json.dumps(claims() | {"exp": float("nan")}).encode(),
+    "Infinity": lambda: json.dumps(claims() | {"exp": float("inf")}).encode(),
+    "exp twice": lambda: json.dumps(claims()).encode().replace(b'"exp"', b'"exp": 1, "exp"'),
+    "utf-16": lambda: json.dumps(claims()).encode("utf-16"),
+    "with BOM": lambda: b"\xef\xbb\xbf" + json.dumps(claims()).encode(),
+    "5000 digits": lambda: json.dumps(claims()).encode().replace(str(ISSUED).encode(), b"9" * 2000),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_other_claims_are_refused_although_the_signature_is_right(name: str) -> None:
+    with pytest.raises(InvalidAccessToken) as caught:
+        verify(signed(header(), CLAIMS[name]()))
+    assert type(caught.value) is InvalidAccessToken
+
+
+def test_another_key_does_not_sign_for_us() -> None:
+    with pytest.raises(InvalidAccessToken):
+        verify(signed(header(), claims(), Ed25519PrivateKey.generate()))
+    with pytest.raises(InvalidAccessToken):
+        verify(mint(), keys=new_document(["prod"]).service)
+
+
+def test_the_public_key_is_no_shared_secret() -> None:
+    raw = KEYS.signing.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    for head in ({"kid": KEYS.signing_kid, "typ": "keyturn-at+jwt"}, {}):
+        with pytest.raises(InvalidAccessToken):
+            verify(jwt.encode(claims(), raw, algorithm="HS256", headers=head))
+    with pytest.raises(InvalidAccessToken):
+        verify(jwt.encode(claims(), "", algorithm="none", headers={"kid": KEYS.signing_kid}))
+
+
+def test_an_expired_token_of_somebody_else_is_invalid_and_not_expired() -> None:
+    late = NOW + timedelta(days=1)
+    text = mint()
+    with pytest.raises(InvalidAccessToken) as caught:
+        verify(text[:-4] + ("AAAA" if text[-4:] != "AAAA" else "BBBB"), now=late)
+    assert type(caught.value) is InvalidAccessToken
+    with pytest.raises(InvalidAccessToken) as other:
+        verify_access_token(KEYS, text, issuer=ISSUER, audience="keyturn:other", now=late)
+    assert type(other.value) is InvalidAccessToken
+
+
+TEXT = mint()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", ".", "..", "...", "a.b.c", "é", "\ud800", "\x00", TEXT + "=", TEXT + "==", TEXT + "\n",
+        " " + TEXT, TEXT + " ", TEXT + ".", TEXT + ".x", "." + TEXT, TEXT[:-1], TEXT + "A",
+        TEXT.replace(".", "..", 1),
+        TEXT.rsplit(".", 1)[0], TEXT.rsplit(".", 1)[0] + ".", TEXT.replace(".", "=.", 1), TEXT.upper(),
+        TEXT.replace(".", "\n.", 1), TEXT + "A" * 4000, "A" * 100_000, f"AccessToken {TEXT}",
+    ],
+    ids=lambda text: f"{len(text)}-{ascii(text)[:12]}",
+)  # fmt: skip
+def test_another_spelling_is_no_token_and_no_other_error(text: str) -> None:
+    assert verify(TEXT)
+    with pytest.raises(InvalidAccessToken):
+        verify(text)
+
+
+def test_loose_bits_at_the_end_of_a_segment_are_seen() -> None:
+    """86 characters carry 516 bits for a signature of 512: four of them must be zero."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    value = alphabet.index(TEXT[-1])
+    assert value % 16 == 0
+    for loose in range(1, 16):
+        with pytest.raises(InvalidAccessToken):
+            verify(TEXT[:-1] + alphabet[value + loose])
+
+
+def test_an_expired_token_is_also_an_invalid_one_for_whoever_does_not_care() -> None:
+    assert issubclass(AccessTokenExpired, InvalidAccessToken)
+    assert str(AccessTokenExpired()) != str(InvalidAccessToken())
