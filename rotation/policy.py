@@ -5,18 +5,15 @@ Durations are ISO 8601 in JSON (``P90D``, ``PT10M``) and ``timedelta`` here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-_DURATION = re.compile(
-    r"P(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+)D)?"
-    r"(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d{1,6})?)S)?)?"
-)
-LONGEST = timedelta(days=3660)
+from keyvault.durations import format_duration as format_duration
+from keyvault.durations import parse_duration as parse_duration
+
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -26,30 +23,6 @@ class PolicyError(ValueError):
     def __init__(self, field_name: str, message: str) -> None:
         super().__init__(message)
         self.field = field_name
-
-
-def parse_duration(text: object) -> timedelta:
-    """``PT10M`` -> 10 minutes. Raises ``ValueError`` for anything else, also for more than ten years."""
-    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    parts = {unit: float(n) for unit, n in match.groupdict().items() if n} if match else {}
-    if not parts or str(text).endswith("T"):
-        raise ValueError("Use an ISO 8601 duration such as P90D, PT10M or PT30S.")
-    if any(amount > 1e8 for amount in parts.values()) or (length := timedelta(**parts)) > LONGEST:
-        raise ValueError("This duration is longer than ten years.")
-    return length
-
-
-def format_duration(length: timedelta) -> str:
-    """The shortest ISO 8601 form: 90 days -> ``P90D``, 90 seconds -> ``PT1M30S``, none -> ``PT0S``."""
-    days, rest = length.days, length - timedelta(days=length.days)
-    seconds, hours, minutes = rest.seconds, rest.seconds // 3600, rest.seconds % 3600 // 60
-    seconds = seconds % 60
-    clock = f"{hours}H" * bool(hours) + f"{minutes}M" * bool(minutes)
-    if rest.microseconds:
-        clock += f"{seconds + rest.microseconds / 1e6:.6f}".rstrip("0") + "S"
-    elif seconds:
-        clock += f"{seconds}S"
-    return "P" + f"{days}D" * bool(days) + (f"T{clock}" if clock else "") if days or clock else "PT0S"
 
 
 @dataclass(frozen=True)
