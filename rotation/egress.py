@@ -3,9 +3,10 @@
 A URL comes from a person or a database row, so it is treated as hostile:
 
 1. It is parsed once, by one strict pattern, and the parts are used as parsed; no second parser may disagree.
-2. https on 443 or 8443. An explicit development list of "host:port" may use plain http, any port, any address.
-3. The name is resolved once, every answer must be a public address, and the connection goes to an address that
-   was checked. TLS still verifies the name.
+2. https on 443 or 8443. An explicit development list of "host:port" may use plain http, any port, any
+   address.
+3. The name is resolved once, every answer must be a public address, and the connection goes to an address
+   that was checked. TLS still verifies the name.
 4. No redirects, no proxy or credentials from the environment, no cookies, no decompression.
 5. One deadline for name look-up, connection, handshake and answer together; an answer of 1 MiB at most.
 """
@@ -45,16 +46,27 @@ _FIELD_NAME = re.compile(r"\A[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}\Z")
 _FIELD_VALUE = re.compile(r"\A(?:[!-~](?:[ -~]*[!-~])?)?\Z")
 
 # Names that only ever mean this machine, this network or a cloud's metadata service.
-_LOCAL_SUFFIXES: Final = ("localhost", "local", "localdomain", "internal", "intranet", "lan", "home.arpa", "corp", "home")
+_LOCAL_SUFFIXES: Final = (
+    "localhost",
+    "local",
+    "localdomain",
+    "internal",
+    "intranet",
+    "lan",
+    "home.arpa",
+    "corp",
+    "home",
+)
 
-# ipaddress.is_global of Python 3.11 calls some of these public: translation and tunnel prefixes carry a private
-# IPv4 address inside, the others are cloud services or reserved.
+# ipaddress.is_global of Python 3.11 calls some of these public: translation and tunnel prefixes carry a
+# private IPv4 address inside, the others are cloud services or reserved.
 _NOT_PUBLIC: Final = tuple(
     ipaddress.ip_network(text)
     for text in (
         "100.64.0.0/10", "168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15",
-        "::/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
-        "5f00::/16", "fc00::/7", "fd00:ec2::/32", "fe80::/10", "fec0::/10", "ff00::/8",
+        "::/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32",
+        "2002::/16", "3fff::/20", "5f00::/16",
+        "fc00::/7", "fd00:ec2::/32", "fe80::/10", "fec0::/10", "ff00::/8",
     )
 )  # fmt: skip
 
@@ -69,7 +81,7 @@ class EgressError(Exception):
 
 
 class EgressRefused(EgressError):
-    """The call is not allowed (url_scheme, url_invalid, url_forbidden_host, header_invalid); nothing was sent."""
+    """Not allowed (url_scheme, url_invalid, url_forbidden_host, header_invalid); nothing was sent."""
 
 
 class EgressConnectError(EgressError):
@@ -104,7 +116,9 @@ class Target:
     allowed: bool
 
 
-def parse_url(url: str, *, allow_hosts: frozenset[str] = frozenset(), ports: frozenset[int] = PORTS) -> Target:
+def parse_url(
+    url: str, *, allow_hosts: frozenset[str] = frozenset(), ports: frozenset[int] = PORTS
+) -> Target:
     """Parse and judge a URL without asking the network. Raises EgressRefused.
 
     Forms may call it before they save an address; `request` always calls it again.
@@ -147,7 +161,8 @@ def _check_host(host: str) -> None:
             raise EgressRefused("url_forbidden_host", "the address is not on the public internet")
         return
     labels = host.split(".")
-    # A last label of digits, or 0x..., makes C libraries read the whole name as a number: 127.1, 0x7f.1, 2130706433.
+    # A last label of digits, or 0x..., makes C libraries read the whole name as a number: 127.1, 0x7f.1,
+    # 2130706433.
     numeric = labels[-1][:1].isdigit()
     local = any(host == suffix or host.endswith(f".{suffix}") for suffix in _LOCAL_SUFFIXES)
     if len(labels) < 2 or numeric or local or not all(_LABEL.match(label) for label in labels):
@@ -187,26 +202,32 @@ def request(
     ports: frozenset[int] = PORTS,
     resolver: Resolver = system_resolver,
 ) -> EgressResponse:
-    """Send one request and return its answer, whatever the status. `timeout` in seconds is for everything together.
+    """Send one request and return its answer, whatever the status. `timeout`: seconds for all of it.
 
     A header value may be a Secret, so that no caller has to hold it as text. Raises EgressRefused,
-    EgressConnectError (both: nothing was sent), EgressTimeout, EgressInterrupted (both: it may have been carried out).
+    EgressConnectError (both: nothing was sent), EgressTimeout, EgressInterrupted (both: it may have been
+    carried out).
     """
     deadline = time.monotonic() + timeout
     target = parse_url(url, allow_hosts=allow_hosts, ports=ports)
     fields = _fields(target, headers, content)
     backend = _PinnedBackend(_addresses(target, resolver, deadline), deadline)
     url_parts = httpcore.URL(
-        scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.target.encode()
+        scheme=target.scheme.encode(),
+        host=target.host.encode(),
+        port=target.port,
+        target=target.target.encode(),
     )
     failure: EgressError
-    # The errors below are turned into values and raised outside: an exception chained to one from the HTTP library
-    # would carry frames, and with them the credentials, to whatever prints tracebacks.
+    # The errors below are turned into values and raised outside: an exception chained to one from the HTTP
+    # library would carry frames, and with them the credentials, to whatever prints tracebacks.
     try:
         with httpcore.ConnectionPool(ssl_context=_tls(), network_backend=backend, http2=False) as pool:
             left = max(0.001, deadline - time.monotonic())
             limits = dict.fromkeys(("connect", "read", "write", "pool"), left)
-            with pool.stream(method, url_parts, headers=fields, content=content, extensions={"timeout": limits}) as answer:
+            with pool.stream(
+                method, url_parts, headers=fields, content=content, extensions={"timeout": limits}
+            ) as answer:
                 body = _read(answer.iter_stream())
                 if body is not None:
                     return EgressResponse(answer.status, _joined(answer.headers), body)
@@ -218,7 +239,9 @@ def request(
     raise failure
 
 
-def _fields(target: Target, headers: Mapping[str, str | Secret], content: bytes | None) -> list[tuple[bytes, bytes]]:
+def _fields(
+    target: Target, headers: Mapping[str, str | Secret], content: bytes | None
+) -> list[tuple[bytes, bytes]]:
     host = f"[{target.host}]" if ":" in target.host else target.host
     standard = 443 if target.scheme == "https" else 80
     fields = {
@@ -275,10 +298,11 @@ def _resolve_in_time(target: Target, resolver: Resolver, deadline: float) -> lis
 
 
 class _PinnedBackend(httpcore.SyncBackend):
-    """Connects to addresses that were checked, whatever name it is given, and cuts the connection at the deadline.
+    """Connects to the addresses that were checked, whatever the name, and cuts at the deadline.
 
-    Time limits of sockets are per operation: an answer that drips a byte a second never meets one. Hence the timer.
-    It shuts down a duplicate of the socket, because TLS takes the original one over in the middle.
+    Time limits of sockets are per operation: an answer that drips a byte a second never meets one. Hence
+    the timer. It shuts down a duplicate of the socket, because TLS takes the original one over in the
+    middle.
     """
 
     def __init__(self, addresses: Sequence[str], deadline: float) -> None:
@@ -302,7 +326,9 @@ class _PinnedBackend(httpcore.SyncBackend):
             if left <= 0:
                 break
             try:
-                stream = super().connect_tcp(address, port, min(left, CONNECT_SECONDS), local_address, socket_options)
+                stream = super().connect_tcp(
+                    address, port, min(left, CONNECT_SECONDS), local_address, socket_options
+                )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
                 continue
@@ -354,7 +380,8 @@ def _failure(error: Exception, *, expired: bool) -> EgressError:
     if isinstance(error, httpcore.ConnectTimeout) or (expired and isinstance(error, httpcore.ConnectError)):
         return EgressConnectError("connect_timeout", "no connection was made in time")
     if isinstance(error, httpcore.ConnectError):
-        if isinstance(error.__cause__, ssl.SSLError):
+        # The library hands the cause over as the argument, and drops it as the cause.
+        if error.args and isinstance(error.args[0], ssl.SSLError):
             return EgressConnectError("tls", "the TLS handshake or the certificate failed")
         return EgressConnectError("connect", "the connection was refused or the host is unreachable")
     if expired or isinstance(error, httpcore.TimeoutException):

@@ -94,6 +94,10 @@ class OperationView:
     tries: int = 0
 
 
+# Outcomes that a key can be blamed for; a client error is the caller's own.
+FAILURES = ("auth_invalid", "server_error", "timeout")
+
+
 @dataclass(frozen=True)
 class Counts:
     """Reported requests in the window, by outcome."""
@@ -122,8 +126,8 @@ class Counts:
 
     @property
     def errors(self) -> int:
-        """Failures that a key can be blamed for; a client error is the caller's own."""
-        return self.auth_invalid + self.server_error + self.timeout
+        """Requests that failed in a way the key can be blamed for."""
+        return sum(int(getattr(self, name)) for name in FAILURES)
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Evidence:
 
     counts: Counts = field(default_factory=Counts)
     auth_invalid_instances: int = 0
+    failing_instances: int = 0
     auth_missing_instances: tuple[str, ...] = ()
     reporting_instances: tuple[str, ...] = ()
     probe: str = ""  # outcome of the latest probe: accepted, rejected, ... or empty

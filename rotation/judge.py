@@ -138,6 +138,9 @@ def _error_rate(policy: Policy, seen: Observations, now: datetime) -> Verdict | 
     if new.total < policy.min_samples or _rate(new.errors, new.total) <= policy.max_error_rate:
         return None
     text = f"{_rate(new.errors, new.total):.1%} of {new.total} requests fail with the incoming key"
+    if seen.incoming.failing_instances < 2 and seen.assigned > 1:
+        # Telemetry of one consumer may delay everybody, but not decide for them.
+        return Verdict("inconclusive", "one_instance", f"{text}, all in one instance.")
     if not old.total:
         # Nobody is left on the outgoing version: only the absolute limit can judge.
         return Verdict("suspect", "error_rate", text + ".")

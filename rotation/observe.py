@@ -14,6 +14,7 @@ from keyvault.models import Delivery, Key, KeyVersion, UsageBucket, UsageLine
 from keyvault.models.activity import OUTCOMES
 from rotation import specs
 from rotation.facts import (
+    FAILURES,
     Counts,
     Evidence,
     Kind,
@@ -154,6 +155,7 @@ def _evidence(
 def _fold(lines: Iterable[dict[str, object]], probe: str, probe_at: datetime | None) -> Evidence:
     totals = dict.fromkeys((item.name for item in fields(Counts)), 0)
     invalid: set[Instance] = set()
+    failing: set[Instance] = set()
     missing: set[str] = set()
     names: set[str] = set()
     for line in lines:
@@ -165,6 +167,8 @@ def _fold(lines: Iterable[dict[str, object]], probe: str, probe_at: datetime | N
             # A 401 to an access token tells of its paths or its age, not of the key: a client error.
             target = "client_error" if not by_key and name in ("auth_invalid", "auth_missing") else name
             totals[target] += n
+            if n and target in FAILURES:
+                failing.add(place)
             if by_key and n and name == "auth_invalid":
                 invalid.add(place)
             if by_key and n and name == "auth_missing":
@@ -172,6 +176,7 @@ def _fold(lines: Iterable[dict[str, object]], probe: str, probe_at: datetime | N
     return Evidence(
         counts=Counts(**totals),
         auth_invalid_instances=len(invalid),
+        failing_instances=len(failing),
         auth_missing_instances=tuple(sorted(missing)),
         reporting_instances=tuple(sorted(names)),
         probe=probe,

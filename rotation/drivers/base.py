@@ -91,7 +91,9 @@ def check_probe(data: object) -> list[str]:
         problems.append("probe.method must be an HTTP method in capitals")
     path = data.get("path")
     if not isinstance(path, str) or not is_request_path(path):
-        problems.append("probe.path must begin with one / and hold only printable ASCII, no space, # or backslash")
+        problems.append(
+            "probe.path must begin with one / and hold only printable ASCII, no space, # or backslash"
+        )
     problems += check_headers("probe.headers", data.get("headers", {}))
     if not isinstance(data.get("body"), str | None):
         problems.append("probe.body must be text or null")
@@ -118,7 +120,9 @@ def check_headers(name: str, data: object) -> list[str]:
     return [
         f"{name}: {key!r} is not a header with a printable ASCII value"
         for key, value in data.items()
-        if not (isinstance(key, str) and is_header_name(key) and isinstance(value, str) and is_header_value(value))
+        if not (
+            isinstance(key, str) and is_header_name(key) and isinstance(value, str) and is_header_value(value)
+        )
     ]
 
 
@@ -144,7 +148,10 @@ def is_request_path(text: str) -> bool:
 
 def _is_status_list(data: object) -> bool:
     return isinstance(data, list | tuple) and all(
-        isinstance(status, int) and not isinstance(status, bool) and 200 <= status <= 499 and status // 100 != 3
+        isinstance(status, int)
+        and not isinstance(status, bool)
+        and 200 <= status <= 499
+        and status // 100 != 3
         for status in data
     )
 
@@ -180,7 +187,7 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class IssueRequest:
-    """Ask for one new key. `label` is ours (`keyturn-<rotation>-<attempt>`) and finds the key again by list."""
+    """Ask for one new key. `label` is ours (`keyturn-<rotation>-<attempt>`); by it list finds the key."""
 
     label: str
     idempotency_key: str
@@ -282,9 +289,10 @@ _random = random.SystemRandom()
 def garble(secret: Secret) -> Secret:
     """A wrong key that looks right: same length and alphabet, certainly different (the negative control).
 
-    1. The first half stays, so that a prefix such as `sk_live_` survives and the provider must look the key up
-       rather than refuse its form.
-    2. Every letter or digit of the second half becomes another one of the same class; hexadecimal stays hexadecimal.
+    1. The first half stays, so that a prefix such as `sk_live_` survives and the provider must look the key
+       up rather than refuse its form.
+    2. Every letter or digit of the second half becomes another one of the same class; hexadecimal stays
+       hexadecimal.
     3. A secret without letters and digits there gets another last character.
     """
     text = secret.expose()

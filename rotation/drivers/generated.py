@@ -1,7 +1,7 @@
 """Keys that we issue ourselves: the service behind them asks Keyturn whether a key is valid.
 
-Our own database is the provider, so disabling and revoking are the state that the caller writes to the version's row;
-here they have nothing left to do.
+Our own database is the provider, so disabling and revoking are the state that the caller writes to the
+version's row; here they have nothing left to do.
 """
 
 from uuid import uuid4
@@ -30,7 +30,9 @@ class GeneratedDriver:
 
     def issue(self, spec: ProviderSpec, request: IssueRequest) -> Issued:
         """Mint a key of 256 random bits; it is honoured from the moment its version is stored."""
-        return Issued(secret=mint(TokenKind.ISSUED, request.environment), provider_key_id=f"generated-{uuid4().hex}")
+        return Issued(
+            secret=mint(TokenKind.ISSUED, request.environment), provider_key_id=f"generated-{uuid4().hex}"
+        )
 
     def probe(self, spec: ProviderSpec, secret: Secret) -> ProbeResult:
         """Ask our own database."""
@@ -41,7 +43,7 @@ class GeneratedDriver:
         return ProbeResult(ProbeOutcome.REJECTED, detail="we refuse the key")
 
     def list(self, spec: ProviderSpec) -> tuple[Listed, ...]:
-        """Nothing, ever: a key whose issue was lost was never stored, so nobody honours it and nothing needs cleaning."""
+        """Nothing, ever: a key whose issue was lost was never stored, so nobody honours it."""
         return ()
 
     def disable(self, spec: ProviderSpec, provider_key_id: str) -> None:

@@ -5,8 +5,8 @@ What an answer means for a call that changes something:
 1. 2xx with what we asked for: done. 2xx without: it was probably done, so the outcome is unknown.
 2. 404 or 410 to a revoke: done, the key is gone.
 3. 429: not done, later. A quota code: not done, the account is full.
-4. A 5xx, 408 or 303, a cut or late answer: unknown. A 409 to a call with an idempotency key too: the first try may be
-   still running.
+4. A 5xx, 408 or 303, a cut or late answer: unknown. A 409 to a call with an idempotency key too: the first
+   try may be still running.
 5. Any other answer: refused. Nothing sent: unavailable.
 
 No text of the provider's is passed on but an error code, which cannot hold a secret.
@@ -104,7 +104,9 @@ class HttpDriver:
         items = self._picked(call, self._answer(call, self._send(spec, call)), "items")
         if not isinstance(items, list):
             raise OutcomeUnknown("answer_unusable", "the provider's list of keys is not a list")
-        return tuple(Listed(self._id(self._picked(call, item, "id")), self._label(call, item)) for item in items)
+        return tuple(
+            Listed(self._id(self._picked(call, item, "id")), self._label(call, item)) for item in items
+        )
 
     def disable(self, spec: ProviderSpec, provider_key_id: str) -> None:
         """Make the provider refuse the key for now."""
@@ -126,16 +128,23 @@ class HttpDriver:
             raise Refused("bad_config", f"the provider's configuration cannot be used: {problems[0]}")
         declared = spec.config.get(name)
         if not isinstance(declared, Mapping):
-            raise NeedsPerson("needs_person", f"On the account page of {spec.slug}: a person has to {name} the key.")
+            raise NeedsPerson(
+                "needs_person", f"On the account page of {spec.slug}: a person has to {name} the key."
+            )
         return _Call(name, declared, values, idempotency)
 
     def _send(self, spec: ProviderSpec, call: _Call) -> EgressResponse:
         if spec.admin_secret is None:
-            raise Refused("no_admin_secret", "the provider has no admin secret, so its management API cannot be called")
+            raise Refused(
+                "no_admin_secret", "the provider has no admin secret, so its management API cannot be called"
+            )
         scheme = str(spec.config.get("admin_scheme", "Bearer"))
         admin = Secret(f"{scheme} {spec.admin_secret.expose()}") if scheme else spec.admin_secret
         extra = call.declared.get("headers")
-        headers: dict[str, str | Secret] = {**(extra if isinstance(extra, Mapping) else {}), **call.idempotency}
+        headers: dict[str, str | Secret] = {
+            **(extra if isinstance(extra, Mapping) else {}),
+            **call.idempotency,
+        }
         headers[str(spec.config.get("admin_header", "Authorization"))] = admin
         template, _ = parse_body(call.declared.get("body"))
         content = None
@@ -181,14 +190,18 @@ class HttpDriver:
         try:
             return pick(answer, str(call.declared[name]))
         except PickError:
-            raise OutcomeUnknown("answer_unusable", f"the provider's answer to {call.name} has no {name}") from None
+            raise OutcomeUnknown(
+                "answer_unusable", f"the provider's answer to {call.name} has no {name}"
+            ) from None
 
     @staticmethod
     def _secret(value: object) -> Secret:
         try:
             return check_secret(value)
         except SecretRefused as error:
-            raise OutcomeUnknown("answer_unusable", f"the provider's new key cannot be used: {error.code}") from None
+            raise OutcomeUnknown(
+                "answer_unusable", f"the provider's new key cannot be used: {error.code}"
+            ) from None
 
     @staticmethod
     def _id(value: object) -> str:
@@ -223,4 +236,3 @@ def _judge(spec: ProviderSpec, call: _Call, response: EgressResponse) -> DriverE
     if 300 <= status < 400:
         return Refused("redirected", f"{said}, which is not followed")
     return Refused("refused", said)
-

@@ -1,6 +1,9 @@
 """The management API of a provider, declared as data, and what may be wrong with the declaration. Pure.
 
-    {"issue":   {"method": "POST", "path": "/keys", "body": {"name": "{label}"}, "secret": "/key", "id": "/id"},
+Every part is optional; what is not declared needs a person:
+
+    {"issue":   {"method": "POST", "path": "/keys", "body": {"name": "{label}"},
+                 "secret": "/key", "id": "/id"},
      "list":    {"method": "GET", "path": "/keys", "items": "/keys", "id": "/id", "label": "/name"},
      "disable": {"method": "POST", "path": "/keys/{id}/disable"},
      "enable":  {"method": "POST", "path": "/keys/{id}/enable"},
@@ -9,8 +12,8 @@
      "admin_header": "Authorization", "admin_scheme": "Bearer",
      "quota_codes": ["key_quota_reached"]}
 
-Every part is optional; what is not declared needs a person. `{label}`, `{id}` and `{environment}` are filled in, answers
-are read by JSON Pointer (RFC 6901). The admin secret is not part of this: it is sealed beside it.
+`{label}`, `{id}` and `{environment}` are filled in, and answers are read by JSON Pointer (RFC 6901). The
+admin secret is not part of this: it is sealed beside it.
 """
 
 import json
@@ -44,7 +47,13 @@ KNOWN: Final[dict[str, frozenset[str]]] = {
     "enable": frozenset({"id"}),
     "revoke": frozenset({"id"}),
 }
-DEFAULT_QUOTA_CODES: Final = ("key_quota_reached", "quota_reached", "quota_exceeded", "max_keys_reached", "key_limit_reached")
+DEFAULT_QUOTA_CODES: Final = (
+    "key_quota_reached",
+    "quota_reached",
+    "quota_exceeded",
+    "max_keys_reached",
+    "key_limit_reached",
+)
 
 _PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
 _POINTER = re.compile(r"\A(?:/(?:[^~/]|~[01])*)*\Z")
@@ -55,10 +64,12 @@ class PickError(LookupError):
 
 
 def check_config(config: object) -> list[str]:
-    """Every problem of a driver configuration, as sentences for its author; an empty list means it can be used."""
+    """Every problem of a driver configuration, as sentences for its author; none means it can be used."""
     if not isinstance(config, Mapping):
         return ["the driver configuration must be an object"]
-    problems = [f"unknown field {name!r}" for name in config if name not in (*CALLS, *OPTIONS, "admin_secret")]
+    problems = [
+        f"unknown field {name!r}" for name in config if name not in (*CALLS, *OPTIONS, "admin_secret")
+    ]
     if "admin_secret" in config:
         problems.append("admin_secret must not be stored with the configuration: it is sealed on its own")
     for name in CALLS:
@@ -88,7 +99,9 @@ def _check_call(name: str, call: object) -> list[str]:
         problems.append(f"{name}.method must be an HTTP method in capitals")
     path = call.get("path")
     if not isinstance(path, str) or not is_request_path(_PLACEHOLDER.sub("x", path)):
-        problems.append(f"{name}.path must begin with one / and hold only printable ASCII, no space, # or backslash")
+        problems.append(
+            f"{name}.path must begin with one / and hold only printable ASCII, no space, # or backslash"
+        )
     problems += check_headers(f"{name}.headers", call.get("headers", {}))
     body, body_problem = parse_body(call.get("body"))
     if body_problem:
@@ -129,7 +142,7 @@ def _placeholders(template: object) -> set[str]:
 
 
 def fill_path(template: str, values: Mapping[str, str]) -> str:
-    """The path with every value percent-encoded. Raises ValueError for a value that would climb out of its segment."""
+    """The path, values percent-encoded. Raises ValueError for one that would climb out of its segment."""
     if any(value in ("", ".", "..") for value in values.values()):
         raise ValueError("a placeholder's value cannot stand in a path")
     return _PLACEHOLDER.sub(lambda match: quote(values[match[1]], safe=""), template)

@@ -1,4 +1,4 @@
-"""A provider whose keys are made on a page by a person (BackgroundErase, and any provider until we know better).
+"""A provider whose keys a person makes on a page: BackgroundErase, and any other until we know better.
 
 The person creates and revokes; Keyturn proves both by probing.
 """

@@ -6,9 +6,9 @@ Shared by every driver that has a provider on the other side. The rules, first m
 2. 429: `rate_limited`, with the wait that the provider asks for.
 3. A status in `probe.accepted`: `accepted`.
 4. 401, or a status in `probe.rejected`: look for a code in the body, whatever its shape.
-   A "missing" code is `missing`, an "invalid" code is `rejected`. Without one, the body proves a rejection only if
-   the provider is known for flat errors without codes and the probe lists the status; a web page never does,
-   for it comes from a proxy. Otherwise `inconclusive`: nobody may conclude "revoked" from it.
+   A "missing" code is `missing`, an "invalid" code is `rejected`. Without one, the body proves a rejection
+   only if the provider is known for flat errors without codes and the probe lists the status; a web page
+   never does, for it comes from a proxy. Otherwise `inconclusive`: nobody may conclude "revoked" from it.
 5. 402 or 403: `forbidden` (plan, permission). Anything else, also a redirect: `inconclusive`.
 """
 
@@ -36,8 +36,8 @@ MAX_RETRY_AFTER: Final = 900.0  # seconds; a provider may not silence us for lon
 
 MISSING_CODES: Final = frozenset({"missing_api_key", "missing_key", "api_key_missing", "api_key_required"})
 INVALID_CODES: Final = frozenset({
-    "invalid_api_key", "invalid_key", "api_key_invalid", "invalid_token", "revoked_api_key", "api_key_revoked",
-    "revoked_key", "expired_api_key", "api_key_expired", "unknown_api_key",
+    "invalid_api_key", "invalid_key", "api_key_invalid", "invalid_token", "revoked_api_key",
+    "api_key_revoked", "revoked_key", "expired_api_key", "api_key_expired", "unknown_api_key",
 })  # fmt: skip
 
 _REQUEST_ID = re.compile(r"\A[A-Za-z0-9._:/+=-]{1,128}\Z")
@@ -69,7 +69,8 @@ def probe(spec: ProviderSpec, secret: Secret) -> ProbeResult:
     except EgressError as error:
         return classify_failure(error)
     result = classify(spec, response)
-    # The id is the one text of the provider's that we keep. A provider that echoes the key there must not reach a log.
+    # The id is the one text of the provider's that we keep. A provider that echoes the key there must not
+    # reach a log.
     echoed = result.request_id is not None and secret.expose() in result.request_id
     return replace(result, request_id=None) if echoed else result
 
@@ -105,7 +106,9 @@ def classify(spec: ProviderSpec, response: EgressResponse) -> ProbeResult:
     )
 
 
-def _outcome(spec: ProviderSpec, response: EgressResponse, body: Mapping[str, object] | None) -> tuple[ProbeOutcome, str]:
+def _outcome(
+    spec: ProviderSpec, response: EgressResponse, body: Mapping[str, object] | None
+) -> tuple[ProbeOutcome, str]:
     status = response.status
     accepted, rejected = (spec.probe.accepted, spec.probe.rejected) if spec.probe else ((), ())
     if status >= 500:
@@ -139,7 +142,7 @@ def _denied(
 
 
 def error_code(body: Mapping[str, object] | None) -> str | None:
-    """The machine-readable code of an error body, nested or flat; None when there is none that looks like a code.
+    """The machine-readable code of an error body, nested or flat; None when nothing looks like one.
 
     Only lower-case words joined by underscores pass, so a code can be shown: no key looks like that.
     """
@@ -174,7 +177,9 @@ def _is_page(response: EgressResponse) -> bool:
 def _ids(headers: Mapping[str, str], body: Mapping[str, object] | None) -> tuple[str | None, str | None]:
     error = body.get("error") if body else None
     inner = error.get("request_id") if isinstance(error, Mapping) else None
-    return _request_id(headers.get("x-request-id")), _request_id(inner or (body.get("request_id") if body else None))
+    return _request_id(headers.get("x-request-id")), _request_id(
+        inner or (body.get("request_id") if body else None)
+    )
 
 
 def _request_id(value: object) -> str | None:

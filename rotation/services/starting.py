@@ -93,7 +93,13 @@ def start_due(now: datetime, *, ring: engine.Ring | None = None, limit: int = 50
             continue
         try:
             rotation = start(
-                SYSTEM, schedule.key, policy=schedule.policy, trigger="schedule", reason="due", now=now, ring=ring
+                SYSTEM,
+                schedule.key,
+                policy=schedule.policy,
+                trigger="schedule",
+                reason="due",
+                now=now,
+                ring=ring,
             )
         except KeyturnError as error:
             log.info("due key not started", key=str(schedule.key_id), code=error.code)

@@ -167,6 +167,14 @@ def abort(
 
     def change(rotation: Rotation) -> None:
         rotation.abort_asked_at = now
+        # An issue that nobody has begun (or that the provider turned away) need not happen any more.
+        Operation.objects.filter(rotation=rotation, kind=Kind.ISSUE, state=OperationState.PENDING).update(
+            state=OperationState.FAILED,
+            outcome="aborted",
+            fence=F("fence") + 1,
+            retry_at=None,
+            finished_at=now,
+        )
         engine.event(rotation, "abort:asked", reason=reason, now=now, actor=actor)
 
     return _run(actor, rotation_id, Verb.ABORT, change, now=now, revision=revision, ring=ring)

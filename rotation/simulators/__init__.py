@@ -1,7 +1,7 @@
-"""The four providers whose documents Keyturn was built from, as real HTTP servers on loopback with ground truth.
+"""The four providers that Keyturn was built for, as real HTTP servers on loopback with ground truth.
 
-For tests and the demo. `with running("removit") as sim:` serves one in this process, `python -m rotation.simulators`
-serves all four, and SimulatorClient drives them from anywhere.
+For tests and the demo. `with running("removit") as sim:` serves one in this process, `python -m
+rotation.simulators` serves all four, and SimulatorClient drives them from anywhere.
 """
 
 import threading
@@ -63,10 +63,14 @@ def start(
     admin_secret: Secret | None = None,
     clock: Callable[[], float] = time.time,
 ) -> RunningSimulator:
-    """Serve one provider from a thread; port 0 takes a free one. Raises KeyError for an unknown kind, and OSError."""
+    """Serve one provider from a thread; port 0 takes a free one. Raises KeyError for an unknown kind, and
+    OSError.
+    """
     simulator = SIMULATORS[kind](admin_secret=admin_secret, clock=clock)
     server = Server(host, port, partial(respond, simulator))
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name=f"simulator-{kind}", daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, args=(0.05,), name=f"simulator-{kind}", daemon=True
+    )
     thread.start()
     host_port = f"{host}:{server.server_port}"
     return RunningSimulator(f"http://{host_port}", host_port, simulator, server)

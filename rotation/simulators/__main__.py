@@ -1,6 +1,7 @@
 """Serve all four simulators until the process is told to stop.
 
-Prints one JSON object on standard output once all of them listen: `{"removit": "http://127.0.0.1:8801", ...}`.
+Prints one JSON object on standard output once all of them listen: `{"removit": "http://127.0.0.1:8801",
+...}`.
 """
 
 import argparse

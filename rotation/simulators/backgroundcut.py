@@ -1,4 +1,4 @@
-"""BackgroundCut: a key mints short-lived tokens for listed paths; files are uploaded, processed and fetched."""
+"""BackgroundCut: a key mints short-lived tokens for listed paths; files go up, are processed, come down."""
 
 import base64
 import binascii
@@ -25,7 +25,7 @@ FILES: Final = "/v3/files/"
 
 
 class BackgroundCut(Simulator):
-    """A token dies with its key, and files belong to the key: the document is silent, so the harder case is taken."""
+    """A token dies with its key and files belong to one: where the document is silent, the harder case."""
 
     slug: ClassVar[str] = "backgroundcut"
     key_prefix: ClassVar[str] = "bgc_"
@@ -80,7 +80,11 @@ class BackgroundCut(Simulator):
             return self._process(request, key, request_id)
         if request.method == "GET" and request.path.startswith(FILES):
             known = self._owns(request.path.removeprefix(FILES), key)
-            return Response(200, b"image", "image/png") if known else self.error(404, "", "Not found.", request_id)
+            return (
+                Response(200, b"image", "image/png")
+                if known
+                else self.error(404, "", "Not found.", request_id)
+            )
         return self.error(404, "", "Not found.", request_id)
 
     def _mint(self, request: Request, key: Key, request_id: str) -> Response:
@@ -88,7 +92,11 @@ class BackgroundCut(Simulator):
         if data is None:
             return self.error(400, "", "A JSON object is needed.", request_id)
         paths, expires_in = data.get("paths", ["*"]), data.get("expires_in", 60)
-        if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
+        if (
+            not isinstance(paths, list)
+            or not paths
+            or not all(isinstance(path, str) and path for path in paths)
+        ):
             return self.error(400, "", "paths must be a list of texts.", request_id)
         if isinstance(expires_in, bool) or not isinstance(expires_in, int) or not 1 <= expires_in <= 600:
             return self.error(400, "", "expires_in must be a whole number from 1 to 600.", request_id)
@@ -134,7 +142,9 @@ class BackgroundCut(Simulator):
 
     def _opened(self, token: str) -> dict[str, object] | None:
         body, _, mac = token.rpartition(".")
-        if not hmac.compare_digest(_encoded(self._mac(body)).encode(), mac.encode("utf-8", "surrogateescape")):
+        if not hmac.compare_digest(
+            _encoded(self._mac(body)).encode(), mac.encode("utf-8", "surrogateescape")
+        ):
             return None
         try:
             claims = json.loads(base64.urlsafe_b64decode(body.partition(".")[2] + "=="))
@@ -147,7 +157,7 @@ class BackgroundCut(Simulator):
 
 
 def covers(paths: list[object], path: str) -> bool:
-    """Does one of the globs cover the path? A path with empty, "." or ".." segments or escapes is never covered."""
+    """Does one of the globs cover the path? Never one with empty, "." or ".." segments or escapes."""
     if "%" in path or any(segment in (".", "..") for segment in path.split("/")) or "//" in path:
         return False
     patterns = (re.escape(glob).replace(r"\*", ".*") for glob in paths if isinstance(glob, str))

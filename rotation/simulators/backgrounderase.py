@@ -1,4 +1,4 @@
-"""BackgroundErase: one synchronous endpoint; keys are made, copied again and revoked on the account page only."""
+"""BackgroundErase: one synchronous endpoint; keys are made, copied and revoked on the account page only."""
 
 import struct
 import zlib

@@ -1,7 +1,7 @@
-"""What all simulated providers share: authentication before everything else, faults, counting, and the controls.
+"""What all simulated providers share: authentication before all else, faults, counting, the controls.
 
-A simulator implements what the provider's document states. Where the document is silent it picks what is harder on
-the caller: jobs and files belong to the key that made them, and a token dies with its key.
+A simulator implements what the provider's document states. Where the document is silent it picks what is
+harder on the caller: jobs and files belong to the key that made them, and a token dies with its key.
 """
 
 import secrets
@@ -31,7 +31,7 @@ class Denied:
 
 
 class Simulator(ABC):
-    """One provider. Its methods without a request are the controls that tests and the demo hold in their hands."""
+    """One provider. The methods that take no request are the controls, for tests and the demo."""
 
     slug: ClassVar[str]
     key_prefix: ClassVar[str]
@@ -57,7 +57,9 @@ class Simulator(ABC):
             answer = self.unauthorized(who, request_id)
         elif who is not None and self.truth.faults.plan_lapsed:
             answer = self.no_plan(request_id)
-        elif who is not None and not self.truth.within_rate(who, self.truth.faults.rate_per_second or DEFAULT_RATE):
+        elif who is not None and not self.truth.within_rate(
+            who, self.truth.faults.rate_per_second or DEFAULT_RATE
+        ):
             answer = self.too_many(request_id, {"Retry-After": "1"})
         else:
             answer = self.handle(request, who, request_id)
@@ -66,7 +68,10 @@ class Simulator(ABC):
         self.truth.record(key, presented=isinstance(who, Denied) and who.presented, status=status)
         if self.sends_request_id and isinstance(answer, Response):
             return Response(
-                answer.status, answer.body, answer.content_type, {**answer.headers, "X-Request-ID": request_id}
+                answer.status,
+                answer.body,
+                answer.content_type,
+                {**answer.headers, "X-Request-ID": request_id},
             )
         return answer
 

@@ -20,7 +20,7 @@ class ControlError(Exception):
 
 
 class SimulatorClient:
-    """The same controls that a Simulator has in its own process. Raises ControlError, and OSError without a server."""
+    """The controls of a Simulator, from another process. Raises ControlError; OSError without a server."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url.rstrip("/")

@@ -1,12 +1,12 @@
-"""The control plane: what a test or the demo in another process may see and do. Loopback only, and never counted.
+"""The control plane: what a test or the demo in another process may see and do. Never counted.
 
-    GET    /_control/state                          slug, keys, counters, faults
-    GET    /_control/keys | counters | faults | admin
-    POST   /_control/faults    {fault: value, ...}  see faults.Faults; DELETE clears all
-    POST   /_control/honours   {"key"}              {"honoured": bool}, the ground truth
-    POST   /_control/dashboard/keys {"name"}        {"id", "key"}: a person on the account page
-    GET    /_control/dashboard/keys/{id}            {"id", "key"}: copied again, where the page can
-    POST   /_control/dashboard/keys/{id}/revoke     also disable and enable
+GET    /_control/state                          slug, keys, counters, faults
+GET    /_control/keys | counters | faults | admin
+POST   /_control/faults    {fault: value, ...}  see faults.Faults; DELETE clears all
+POST   /_control/honours   {"key"}              {"honoured": bool}, the ground truth
+POST   /_control/dashboard/keys {"name"}        {"id", "key"}: a person on the account page
+GET    /_control/dashboard/keys/{id}            {"id", "key"}: copied again, where the page can
+POST   /_control/dashboard/keys/{id}/revoke     also disable and enable
 """
 
 import re
@@ -51,7 +51,12 @@ def control(simulator: Simulator, request: Request) -> Response:
         except FaultError as error:
             return json_response(400, {"error": str(error)})
         return json_response(200, simulator.faults())
-    if request.method == "POST" and what == "honours" and data is not None and isinstance(data.get("key"), str):
+    if (
+        request.method == "POST"
+        and what == "honours"
+        and data is not None
+        and isinstance(data.get("key"), str)
+    ):
         return json_response(200, {"honoured": simulator.honours(Secret(str(data["key"])))})
     return json_response(404, {"error": "not found"})
 
@@ -63,7 +68,12 @@ def _look(simulator: Simulator, what: str) -> Response:
         "counters": simulator.counters(),
         "faults": simulator.faults(),
     }
-    views["state"] = {"slug": simulator.slug, **views["keys"], "counters": views["counters"], "faults": views["faults"]}
+    views["state"] = {
+        "slug": simulator.slug,
+        **views["keys"],
+        "counters": views["counters"],
+        "faults": views["faults"],
+    }
     if simulator.has_management:
         views["admin"] = {"admin_secret": simulator.admin_secret.expose()}
     return json_response(200, views[what]) if what in views else json_response(404, {"error": "not found"})
@@ -90,7 +100,9 @@ def _dashboard(simulator: Simulator, request: Request, what: str) -> Response:
         if request.method == "GET" and verb is None and simulator.can_copy_again:
             return json_response(200, {"id": key_id, "key": simulator.truth.get(key_id).secret.expose()})
         if request.method == "POST" and verb is not None:
-            {"revoke": simulator.revoke, "disable": simulator.disable, "enable": simulator.enable}[verb](key_id)
+            {"revoke": simulator.revoke, "disable": simulator.disable, "enable": simulator.enable}[verb](
+                key_id
+            )
             return json_response(200, {"id": key_id})
     except NoSuchKey:
         return json_response(404, {"error": "no such key"})

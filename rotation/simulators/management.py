@@ -1,10 +1,9 @@
 """The management API: `/_manage/keys`, for the admin secret only. It never shows a secret twice.
 
     POST   /_manage/keys               {"name"} -> 201 {"id", "name", "key"}; Idempotency-Key is honoured
-    GET    /_manage/keys               {"keys": [{"id", "name", "state", "last_used_at"}]} without revoked ones
-    POST   /_manage/keys/{id}/disable  204
-    POST   /_manage/keys/{id}/enable   204
-    DELETE /_manage/keys/{id}          204; 404 when it is gone already
+    GET    /_manage/keys               {"keys": [{"id", "name", "state", "last_used_at"}]} without revoked
+    ones POST   /_manage/keys/{id}/disable  204 POST   /_manage/keys/{id}/enable   204 DELETE
+    /_manage/keys/{id}          204; 404 when it is gone already
 
 None of the providers documents one. It exists so that the http driver can be exercised against real answers.
 """
@@ -24,7 +23,13 @@ _ONE = re.compile(r"\A/_manage/keys/(key_[0-9a-f]+)(?:/(disable|enable))?\Z")
 def management_config() -> dict[str, object]:
     """How the http driver has to be configured for this API."""
     return {
-        "issue": {"method": "POST", "path": PREFIX, "body": {"name": "{label}"}, "secret": "/key", "id": "/id"},
+        "issue": {
+            "method": "POST",
+            "path": PREFIX,
+            "body": {"name": "{label}"},
+            "secret": "/key",
+            "id": "/id",
+        },
         "list": {"method": "GET", "path": PREFIX, "items": "/keys", "id": "/id", "label": "/name"},
         "disable": {"method": "POST", "path": f"{PREFIX}/{{id}}/disable"},
         "enable": {"method": "POST", "path": f"{PREFIX}/{{id}}/enable"},
@@ -39,7 +44,9 @@ def manage(simulator: Simulator, request: Request) -> Answer:
     if broken is not None:
         return broken
     presented = scheme_value(request, "bearer") or ""
-    if not hmac.compare_digest(presented.encode("utf-8", "surrogateescape"), simulator.admin_secret.expose().encode()):
+    if not hmac.compare_digest(
+        presented.encode("utf-8", "surrogateescape"), simulator.admin_secret.expose().encode()
+    ):
         return _error(401, "invalid_admin_secret")
     if request.path == PREFIX and request.method == "POST":
         return _create(simulator, request)
@@ -87,4 +94,6 @@ def _create(simulator: Simulator, request: Request) -> Answer:
 
 
 def _error(status: int, code: str) -> Response:
-    return json_response(status, {"error": {"code": code, "message": code.replace("_", " "), "status": status}})
+    return json_response(
+        status, {"error": {"code": code, "message": code.replace("_", " "), "status": status}}
+    )

@@ -12,7 +12,7 @@ from rotation.simulators.wire import Answer, Request, Response, json_response
 
 
 class Removit(Simulator):
-    """Its one documented 401 body says "missing" for a missing and for an invalid key, so this one does too."""
+    """The one 401 body that is documented says "missing"; it is given for an invalid key too."""
 
     slug: ClassVar[str] = "removit"
     key_prefix: ClassVar[str] = "rmv_"

@@ -145,7 +145,11 @@ class Truth:
         with self.lock:
             now = self.clock()
             elapsed = now - key.bucket_at if key.bucket_at is not None else 0.0
-            level = min(max(rate, 1.0), key.bucket + elapsed * rate) if key.bucket_at is not None else max(rate, 1.0)
+            level = (
+                min(max(rate, 1.0), key.bucket + elapsed * rate)
+                if key.bucket_at is not None
+                else max(rate, 1.0)
+            )
             key.bucket_at = now
             key.bucket = level - 1.0 if level >= 1.0 else level
             return level >= 1.0

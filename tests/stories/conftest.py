@@ -45,6 +45,14 @@ def dashboard() -> Iterator[RunningSimulator]:
 
 
 @pytest.fixture
+def legacy() -> Iterator[RunningSimulator]:
+    """The provider with old routes that need no key at all."""
+    running = start("removebgvideo")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
 def world(db: None, simulator: RunningSimulator, settings: Any) -> Callable[..., World]:
     def build(**more: Any) -> World:
         return World(simulator, settings, **{"policy": BRISK, **more})
