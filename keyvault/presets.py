@@ -1,7 +1,8 @@
-"""The providers that exist from the start, as data. Pure: migrations and commands copy these values into rows.
+"""The providers that exist from the start, as data; migrations and commands copy them into rows.
 
-What a provider's document does not say is chosen here so that a wrong guess delays a rotation and never breaks one:
-a probe with a wrong path fails its negative control, and a provider is taken to be key-affine unless it cannot be.
+What a provider's document does not say is chosen here so that a wrong guess delays a rotation and never
+breaks one: a probe with a wrong path fails its negative control, and a provider is taken to be key-affine
+unless it cannot be.
 """
 
 from collections.abc import Mapping
@@ -62,7 +63,8 @@ PROVIDER_PRESETS: Final[tuple[ProviderPreset, ...]] = (
         auth_scheme="",
         driver="manual",
         driver_config=_NO_CONFIG,
-        # Keys are checked before images, so a request without an image costs nothing: 401, or some other complaint.
+        # Keys are checked before images, so a request without an image costs nothing: 401, or some other
+        # complaint.
         probe=_probe("POST", "/v2", accepted=(400, 413, 415, 422)),
         errors="nested",
         key_affine=False,
@@ -84,7 +86,8 @@ PROVIDER_PRESETS: Final[tuple[ProviderPreset, ...]] = (
     ProviderPreset(
         slug="removebgvideo",
         name="RemoveBGVideo",
-        # The document names no host, and a key must never be sent to one that we made up: an operator fills this in.
+        # The document names no host, and a key must never be sent to one that we made up: an operator fills
+        # this in.
         base_url="",
         auth_header="X-Api-Key",
         auth_scheme="",
