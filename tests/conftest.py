@@ -17,6 +17,9 @@ from tests.bootstrap import chosen_database
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests that mean something on this run's database."""
     unwanted = "once" if chosen_database() == "postgresql" else "postgresql"
+    for item in items:
+        if item.get_closest_marker("serial"):
+            item.add_marker(pytest.mark.xdist_group("serial"))
     dropped = [item for item in items if item.get_closest_marker(unwanted)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
@@ -106,7 +109,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def bare_environment(tmp_path: Path) -> dict[str, str]:
-    """The environment for a real process with an installation of its own: SQLite, files, nothing inherited."""
+    """The environment of a real process with its own installation: SQLite, files, nothing inherited."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("KEYTURN_")}
     for name in ("DATABASE_URL", "CELERY_BROKER_URL", "ALLOWED_HOSTS", "CACHE_URL", "PYTEST_XDIST_WORKER"):
         kept.pop(name, None)

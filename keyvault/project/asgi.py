@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import cast
 
-if os.environ.get("KEYTURN_SUPERVISED") == "1":
-    # The server's worker process imports this module; its parent is the server, and may be killed.
+if _server := os.environ.get("KEYTURN_SERVER_PID"):
+    # Below ``keyturn serve`` this runs in a worker process of the server, which may be killed.
     from keyvault.project.guard import die_with_parent
 
-    die_with_parent()
+    die_with_parent(int(_server))
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
 

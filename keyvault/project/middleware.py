@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import cast
-
 import structlog
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -32,7 +30,7 @@ def request_context(get_response: Handler) -> Handler:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             response = _in_api_shape(request, get_response(request))
             response["X-Request-ID"] = request_id
-            if not request.path_info.startswith(cast(str, settings.STATIC_URL)):
+            if not request.path_info.startswith(settings.STATIC_URL):
                 response["Cache-Control"] = "no-store"
                 response.headers.setdefault("Permissions-Policy", _PERMISSIONS)
             log.info(

@@ -24,8 +24,9 @@ if _env_file.is_file():
     env.read_env(str(_env_file))
 
 # Place and name
-KEYTURN_DATA = ensure_private_dir(Path(env.str("KEYTURN_DATA", str(default_data_dir()))).expanduser().absolute())
-KEYTURN_URL = env.str("KEYTURN_URL", "http://127.0.0.1:8000").rstrip("/")
+_data = env.str("KEYTURN_DATA", "") or str(default_data_dir())
+KEYTURN_DATA = ensure_private_dir(Path(_data).expanduser().absolute())
+KEYTURN_URL = env.str("KEYTURN_URL", env.str("KEYTURN_DEFAULT_URL", "http://127.0.0.1:8000")).rstrip("/")
 DEBUG = env.bool("KEYTURN_DEBUG", False)
 _public = urlsplit(KEYTURN_URL)
 if _public.scheme not in ("http", "https") or not _public.hostname:
@@ -52,6 +53,7 @@ CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"]
 INSTALLED_APPS = [
     "keyvault.project.apps.ProjectConfig",
     "keyvault.apps.KeyvaultConfig",
+    "keyvault.console.apps.ConsoleConfig",
     "rotation.apps.RotationConfig",
     "django.contrib.admin",
     "django.contrib.auth",

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from rotation.policy import STANDARD, Policy, Step, to_json
 
-DEFAULT_SPEED: Final = 3600.0  # an hour takes a second
+USUAL: Final = 7200.0  # at speed 1 two hours of the policy take a second
 
 # Seconds below which a time makes no sense however fast the demo runs: consumers refresh, report and are
 # judged in real time, on a machine that also runs everything else.
@@ -24,14 +24,15 @@ _FLOORS: Final[Mapping[str, float]] = {
     "refresh": 2.0,
 }
 _HOLD_FLOOR: Final = 2.0
-_TOKEN_FLOOR: Final = 3.0
+_TOKEN_FLOOR: Final = 4.0
+_SAMPLES: Final = 5  # in a window of seconds there is not room for as many requests as in minutes
 
 
 @dataclass(frozen=True)
 class Pace:
-    """``speed`` is how many seconds of the policy pass in one second of the demo; it is above 0."""
+    """``speed`` 1 is the demo's usual pace, 2 is twice as fast, and so on; it is above 0."""
 
-    speed: float = DEFAULT_SPEED
+    speed: float = 1.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.speed) and self.speed > 0):
@@ -39,13 +40,13 @@ class Pace:
 
     def scaled(self, span: timedelta, floor: float) -> timedelta:
         """``span`` at this speed, but no less than ``floor`` seconds; whole milliseconds."""
-        return timedelta(milliseconds=round(max(floor, span.total_seconds() / self.speed) * 1000))
+        return timedelta(milliseconds=round(max(floor, span.total_seconds() / (USUAL * self.speed)) * 1000))
 
     def policy(self) -> Policy:
         """``standard`` at this speed. The interval stays: it says when to rotate, not how."""
         times = {name: self.scaled(getattr(STANDARD, name), floor) for name, floor in _FLOORS.items()}
         steps = tuple(Step(step.weight, self.scaled(step.hold, _HOLD_FLOOR)) for step in STANDARD.steps)
-        return replace(STANDARD, steps=steps, **times)  # type: ignore[arg-type]
+        return replace(STANDARD, steps=steps, min_samples=_SAMPLES, **times)  # type: ignore[arg-type]
 
     def policy_document(self) -> dict[str, Any]:
         """What differs from ``standard``, as ``POST /v1/policies/`` takes it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from uuid import uuid4
@@ -181,75 +181,13 @@ class RemoveBGVideoUse(_JobUse):
         return f"/v1/jobs/{job_id}"
 
 
-@dataclass
-class _Token:
-    secret: Secret
-    version: int  # of the key that it was minted with
-    ends: float  # time.monotonic()
-
-
-@dataclass
-class _File:
-    path: str
-    version: int
-    done: bool = False  # processed, and can be fetched
-
-
-class BackgroundCutUse(Use):
-    """Upload, process and fetch a file: mostly with an access token, every third file with the key itself.
-
-    A token is used until it ends, also when another version of the key has come in the meantime: that is
-    why a provider with such tokens needs a longer proof of quiet. Files belong to the key behind a token.
-    """
-
-    slug: ClassVar[str] = "backgroundcut"
-    PATHS: Final = ["/v3/file-ops/*", "/v3/tools/*", "/v3/files/*"]
-
-    def __init__(self, token_seconds: int) -> None:
-        super().__init__()
-        self._token_seconds = token_seconds
-        self._token: _Token | None = None
-        self._file: _File | None = None
-        self._files = 0
-
-    def step(self, held: Held) -> Seen:
-        direct = self._files % 3 == 2
-        token = None if direct else self._usable_token()
-        if token is None and not direct:
-            return self._mint(held)
-        version = held.version if token is None else token.version
-        credential = "key" if token is None else "access_token"
-        headers = held.headers() if token is None else {"Authorization": f"AccessToken {token.secret.expose()}"}
-        return self._next(held, headers, version, credential)
-
-    def moved(self) -> list[int]:
-        """Only a file in the making is given up; a token goes on until it ends."""
-        if self._file is None or (self._token is not None and self._token.version == self._file.version):
-            return []
-        file, self._file = self._file, None
-        return [file.version]
-
-    def _usable_token(self) -> _Token | None:
-        """A token that still covers the next request, and belongs to the same version as the open file."""
-        token, file = self._token, self._file
-        # A whole file fits into what is left, so that no file is left behind when the token ends.
-        needed = 1.0 if file is None else 0.2
-        if token is None or token.ends - time.monotonic() < needed:
-            return None
-        return token if file is None or file.version == token.version else None
-
-    def _mint(self, held: Held) -> Seen:
-        import json
-
-        lost = self.moved() if self._file is not None and self._file.version != held.version else []
-        body = json.dumps({"paths": self.PATHS, "expires_in": self._token_seconds}).encode()
-        headers = {**held.headers(), "Content-Type": "application/json"}
-        begun = time.monotonic()
-        answer = self._send(held, "POST", "/v3/auth/access-token/", headers, body)
-        if answer is not None and answer.status == 200:
-            secret = Secret(str(answer.json()["access_token"]))
-            self._token = _Token(secret, held.version, begun + self._token_seconds)
-        return self._seen(answer, held.version, closed=len(lost))
-
-    def _next(self, held: Held, headers: dict[str, str], version: int, credential: str) -> Seen:
-        raise AssertionError
+def multipart(fields: Mapping[str, str], name: str, filename: str) -> tuple[str, bytes]:
+    """Content type and body of a form with one small image."""
+    mark = uuid4().hex
+    parts = [
+        f'--{mark}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'.encode()
+        for field, value in fields.items()
+    ]
+    head = f'--{mark}\r\nContent-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
+    parts += [head.encode(), b"Content-Type: image/png\r\n\r\n", _PIXEL, f"\r\n--{mark}--\r\n".encode()]
+    return f"multipart/form-data; boundary={mark}", b"".join(parts)

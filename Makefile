@@ -1,0 +1,66 @@
+# Needs Python 3.11 or newer and make. uv is used where it is installed; without it, venv and pip install
+# the same locked versions from requirements/dev.txt.
+
+PYTHON  ?= python3
+ARGS    ?=
+WORKERS ?= 2
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+UV    := $(shell command -v uv 2>/dev/null)
+EXPORT := uv export --frozen --quiet --no-header --no-emit-project --format requirements-txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint bench requirements clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  Pass options through ARGS, as in: make demo ARGS="--once --json"'
+
+$(READY): pyproject.toml uv.lock requirements/dev.txt
+ifneq ($(UV),)
+	@uv sync --frozen --quiet 1>&2
+else
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed.") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV) 1>&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt 1>&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . 1>&2
+endif
+	@touch $@
+
+demo: $(READY) ## Rotate keys of four simulated providers under load, then keep the console open
+	@$(BIN)/keyturn demo $(ARGS)
+
+serve: $(READY) ## Run Keyturn with its embedded defaults; the data is kept in var/
+	@$(BIN)/keyturn serve $(ARGS)
+
+test: $(READY) ## Run the whole suite on SQLite and then on PostgreSQL
+	@status=0; \
+	for database in sqlite postgresql; do \
+	  echo "--- the suite on $$database"; \
+	  KEYTURN_TEST_DATABASE=$$database $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS) || status=1; \
+	done; \
+	if [ $$status -eq 0 ]; then echo "RESULT: passed on SQLite and on PostgreSQL"; \
+	else echo "RESULT: FAILED, see above"; fi; \
+	exit $$status
+
+lint: $(READY) ## Check style, types, import rules, migrations and the exported requirements
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	KEYTURN_DATA=$$(mktemp -d) KEYTURN_ENV_FILE=/dev/null $(BIN)/python manage.py makemigrations --check --dry-run
+ifneq ($(UV),)
+	$(EXPORT) | diff - requirements/dev.txt
+endif
+
+bench: $(READY) ## Measure deliveries a second against a server started for it
+	@$(BIN)/python benchmarks/delivery.py $(ARGS)
+
+requirements: ## Export uv.lock for those who install with pip
+	$(EXPORT) --output-file requirements/dev.txt >/dev/null
+
+clean: ## Remove the virtual environment and caches; the data in var/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

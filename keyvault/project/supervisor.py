@@ -1,0 +1,179 @@
+"""``keyturn serve``: a web server and a worker with a scheduler, kept alive by one small parent.
+
+The parent imports neither Django nor Celery. Its children ask the kernel to be told when it ends (guard.py),
+so that nothing is left behind at ``kill -9`` of any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Final, Literal
+
+Role = Literal["web", "worker"]
+
+ROLES: Final[tuple[Role, ...]] = ("web", "worker")
+LOOK_EVERY: Final = 0.2  # seconds
+STOP_WITHIN: Final = 20.0  # seconds, then SIGKILL
+HEALTHY_AFTER: Final = 30.0  # seconds of life that forgive earlier failures
+LONGEST_BACK_OFF: Final = 30.0  # seconds
+
+
+class CannotServe(Exception):
+    """The server cannot start; the message says why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``keyturn serve`` was asked for. ``port`` 0 means any free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    data: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def back_off(failures: int) -> float:
+    """Seconds to wait before the next start after so many failures in a row."""
+    return 0.0 if failures <= 0 else min(LONGEST_BACK_OFF, 0.5 * 2 ** (failures - 1))
+
+
+def choose_port(host: str, port: int) -> int:
+    """The port to listen on. Raises ``CannotServe`` where it is taken or may not be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CannotServe(f"Cannot listen on {host} port {port}: {error.strerror}.") from error
+        chosen: int = probe.getsockname()[1]
+    return chosen
+
+
+def local_url(host: str, port: int) -> str:
+    """An address that works on this machine."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"http://[{name}]:{port}" if ":" in name and "[" not in name else f"http://{name}:{port}"
+
+
+@dataclass
+class Child:
+    """One kind of child process and its history."""
+
+    role: Role
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    failures: int = 0
+    not_before: float = 0.0
+
+    def note_end(self, now: float) -> None:
+        self.failures = 1 if now - self.started_at >= HEALTHY_AFTER else self.failures + 1
+        self.not_before = now + back_off(self.failures)
+        self.process = None
+
+
+class Supervisor:
+    """Starts the children, starts them again when they end, and ends them when told to."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._port = choose_port(options.host, options.port)
+        self._url = local_url(options.host, self._port)
+        self._children = [Child(role) for role in ROLES]
+        self._wake = threading.Event()
+        self._stopping = False
+        self._announced = False
+
+    def run(self) -> int:
+        """Prepare the installation, serve until SIGTERM or SIGINT, and return the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        prepared = subprocess.run(self._command("prepare"), env=self._environment(), check=False)
+        if prepared.returncode != 0:
+            return prepared.returncode if prepared.returncode > 0 else 1
+        try:
+            while not self._stopping:
+                self._look_after(time.monotonic())
+                self._announce()
+                self._wake.wait(LOOK_EVERY)
+        finally:
+            self._end_all()
+        return 0
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def _look_after(self, now: float) -> None:
+        for child in self._children:
+            if child.process is not None and (code := child.process.poll()) is not None:
+                child.note_end(now)
+                _say(f"The {child.role} process ended ({code}); starting it again in {back_off(child.failures):.1f} s.")
+            if child.process is None and now >= child.not_before:
+                child.process = subprocess.Popen(
+                    self._command(child.role), env=self._environment(), start_new_session=True
+                )
+                child.started_at = now
+
+    def _announce(self) -> None:
+        if self._announced:
+            return
+        try:
+            # Our own address, http, without a path that anybody else chose.
+            with urllib.request.urlopen(f"{self._url}/livez", timeout=0.5):  # noqa: S310
+                self._announced = True
+        except (urllib.error.URLError, OSError):
+            return
+        _say(f"Keyturn answers at {self._url}")
+
+    def _end_all(self) -> None:
+        running = [child.process for child in self._children if child.process is not None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + STOP_WITHIN
+        for process in running:
+            try:
+                process.wait(timeout=max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _command(self, role: str) -> list[str]:
+        return [sys.executable, "-m", "keyvault.project.children", role]
+
+    def _environment(self) -> dict[str, str]:
+        data = {} if self._options.data is None else {"KEYTURN_DATA": str(self._options.data.absolute())}
+        return {
+            **os.environ,
+            **self._options.environment,
+            **data,
+            "KEYTURN_PARENT": str(os.getpid()),
+            "KEYTURN_LISTEN_HOST": self._options.host,
+            "KEYTURN_LISTEN_PORT": str(self._port),
+            "KEYTURN_WORKERS": str(self._options.workers),
+            # Weaker than KEYTURN_URL, whether that comes from the environment or from the .env file.
+            "KEYTURN_DEFAULT_URL": self._url,
+        }
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def serve(options: Options) -> int:
+    """Run until told to stop. Returns the exit code; raises ``CannotServe`` before anything is started."""
+    return Supervisor(options).run()
