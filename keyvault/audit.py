@@ -30,6 +30,7 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "team:member:set": frozenset({"user", "role"}),
     "team:member:removed": frozenset({"user"}),
     "user:token:created": frozenset({"user", "hint", "expires_at"}),
+    "user:password:set": frozenset({"user"}),
     "provider:created": frozenset({"provider", "driver"}),
     "provider:changed": frozenset({"provider", "fields"}),
     "service:created": frozenset({"service", "provider"}),

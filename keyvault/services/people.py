@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 from datetime import datetime
 
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError as DuplicateRow
 from django.db import transaction
 
@@ -121,4 +123,23 @@ def create_person(username: str, password: str, *, role: OrganisationRole) -> Us
             user.save()
     except DuplicateRow as error:
         raise invalid("username", "This name is taken.") from error
+    return user
+
+
+@transaction.atomic
+def set_password(username: str, password: str, *, now: datetime) -> User:
+    """Give an active person another password; whoever runs this has the machine already.
+
+    Raises ``validation_error`` for an unknown name and for a password that the rules refuse.
+    """
+    user = User.objects.select_for_update().filter(username=username, is_active=True).first()
+    if user is None:
+        raise invalid("username", "There is no active person with this username.")
+    try:
+        validate_password(password, user)
+    except ValidationError as error:
+        raise invalid("password", " ".join(error.messages)) from error
+    user.set_password(password)
+    user.save(update_fields=["password"])
+    audit.record("user:password:set", actor=SYSTEM, now=now, subject=str(user.pk), user=username)
     return user
