@@ -111,8 +111,9 @@ def _segment_matches(parts: tuple[str, ...], segment: str) -> bool:
     if len(parts) == 1:
         return segment == parts[0]
     first, *middle, last = parts
-    # A star never stands for the missing name behind a trailing slash.
-    if segment == "" or len(segment) < len(first) + len(last):
+    # The two ends may not share letters. Nor can a star stand for the missing name behind a
+    # trailing slash: a last segment that is "*" alone never comes here, any other has letters.
+    if len(segment) < len(first) + len(last):
         return False
     if not segment.startswith(first) or not segment.endswith(last):
         return False

@@ -16,6 +16,7 @@ from keyvault.crypto.access_tokens import (
     MAX_TOKEN_BYTES,
     AccessTokenExpired,
     InvalidAccessToken,
+    _decoded,
     mint_access_token,
     verify_access_token,
 )
@@ -255,6 +256,15 @@ def test_other_claims_are_refused_although_the_signature_is_right(name: str) -> 
     assert type(caught.value) is InvalidAccessToken
 
 
+def test_true_is_not_the_second_one_in_any_clock() -> None:
+    """At the start of the epoch true would pass for 1; nothing but the type tells them apart."""
+    early = datetime.fromtimestamp(10, UTC)
+    whole = claims() | {"iat": 1, "nbf": 1, "exp": 60}
+    assert verify(signed(header(), whole), now=early)
+    with pytest.raises(InvalidAccessToken):
+        verify(signed(header(), whole | {"iat": True, "nbf": True}), now=early)
+
+
 def test_another_key_does_not_sign_for_us() -> None:
     with pytest.raises(InvalidAccessToken):
         verify(signed(header(), claims(), Ed25519PrivateKey.generate()))
@@ -310,6 +320,9 @@ def test_loose_bits_at_the_end_of_a_segment_are_seen() -> None:
     for loose in range(1, 16):
         with pytest.raises(InvalidAccessToken):
             verify(TEXT[:-1] + alphabet[value + loose])
+        # The library sees it today; it must not be the only one.
+        with pytest.raises(InvalidAccessToken):
+            _decoded(TEXT.split(".")[2][:-1] + alphabet[value + loose])
 
 
 def test_an_expired_token_is_also_an_invalid_one_for_whoever_does_not_care() -> None:

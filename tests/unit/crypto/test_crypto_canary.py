@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from keyvault.crypto.canary import check_canary, make_canary
-from keyvault.crypto.envelope import IntegrityError, KeyServiceUnavailable
+from keyvault.crypto.canary import _context, check_canary, make_canary
+from keyvault.crypto.envelope import IntegrityError, KeyServiceUnavailable, rewrap, seal
 from keyvault.crypto.keyring import Keyring
 from keyvault.crypto.keyring_document import EnvironmentKeks, KeyringDocument
+from keyvault.crypto.secret import Secret
 
 INSTANCE = "instance-1"
 
@@ -45,6 +47,25 @@ def test_the_canary_of_another_installation_kid_or_environment_does_not_count(ke
     ):
         with pytest.raises(IntegrityError):
             check_canary(keks, environment, kid, instance, stored)
+
+
+def test_a_canary_moved_to_another_kek_does_not_prove_its_own(tmp_path: Path) -> None:
+    ring = Keyring.create_file(tmp_path / "keyring", ["prod"])
+    old = ring.primary("prod")
+    sealed = make_canary(ring, "prod", old, INSTANCE)
+    ring.promote("prod", ring.add("prod"))
+    moved = rewrap(sealed, _context("prod", old, INSTANCE), environment="prod", keks=ring)
+    assert moved.kid == ring.primary("prod") != old
+    with pytest.raises(IntegrityError):
+        check_canary(ring, "prod", old, INSTANCE, moved)
+
+
+def test_another_text_in_the_canarys_place_does_not_count(keks: Keyring) -> None:
+    kid = keks.primary("prod")
+    context = _context("prod", kid, INSTANCE)
+    sealed = seal(Secret("something else"), context, environment="prod", keks=keks)
+    with pytest.raises(IntegrityError):
+        check_canary(keks, "prod", kid, INSTANCE, sealed)
 
 
 def test_a_kid_that_is_not_held_has_no_canary(keks: Keyring) -> None:

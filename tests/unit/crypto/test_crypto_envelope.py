@@ -68,6 +68,26 @@ def test_the_stored_bytes_are_as_documented(keks: Keyring, context: Context) -> 
     assert plain == PLAIN.encode()
 
 
+def test_a_ciphertext_that_its_dek_is_not_committed_to_does_not_open(keks: Keyring, context: Context) -> None:
+    """Even whoever holds the KEK cannot make one ciphertext that opens under two DEKs."""
+    ctx, kid = context.encoded(), keks.primary("prod")
+    dek, salt, nonce = bytes(range(32)), bytes(32), bytes(12)
+    hkdf = HKDF(algorithm=SHA256(), length=64, salt=salt, info=length_prefixed(b"kv1/data", ctx))
+    okm = hkdf.derive(dek)
+    for commit, opens in ((okm[32:], True), (bytes(32), False)):
+        header = b"KV\x01\x01" + salt + commit + nonce
+        aad = length_prefixed(b"kv1/ct", header, ctx)
+        body = AESGCM(okm[:32]).encrypt(nonce, PLAIN.encode(), aad)
+        wrap_aad = length_prefixed(b"kv1/wrap", kid.encode(), ctx, commit)
+        sealed = Sealed(header + body, keks.wrap("prod", kid, dek, wrap_aad), kid)
+        if opens:
+            assert open_sealed(sealed, context, environment="prod", keks=keks).expose() == PLAIN
+        else:
+            for operation in (open_sealed, rewrap):
+                with pytest.raises(IntegrityError):
+                    operation(sealed, context, environment="prod", keks=keks)
+
+
 def test_nothing_repeats_between_two_seals(keks: Keyring, context: Context) -> None:
     first, second = (seal(Secret(PLAIN), context, environment="prod", keks=keks) for _ in range(2))
     assert first.ciphertext[4:36] != second.ciphertext[4:36]

@@ -49,6 +49,8 @@ ANY = "/v1/keys/a/prod/"
         ("/v1/keys/a*b*a/x", "/v1/keys/ab/x", False),
         ("/v1/keys/*ab*ab*/x", "/v1/keys/ab/x", False),
         ("/v1/keys/*ab*ab*/x", "/v1/keys/xabab/x", True),
+        ("/v1/keys/a*b*ba/x", "/v1/keys/aba/x", False),
+        ("/v1/keys/a*b*ba/x", "/v1/keys/abba/x", True),
         ("/v1/keys/x*", "/v1/keys/x", True),
         ("/v1/keys/x*", "/v1/keys/xyz", True),
         ("/v1/keys/x*", "/v1/keys/xyz/", False),

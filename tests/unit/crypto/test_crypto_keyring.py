@@ -60,8 +60,9 @@ def test_a_created_file_is_private_complete_and_loads(tmp_path: Path) -> None:
     keys.keks.health()
 
 
-def test_a_umask_that_gives_everything_away_does_not_open_the_file(tmp_path: Path) -> None:
-    before = os.umask(0)
+@pytest.mark.parametrize("umask", [0, 0o277])
+def test_the_mode_of_the_file_does_not_depend_on_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
     try:
         Keyring.create_file(tmp_path / "k", ["dev"]).add("dev")
     finally:
