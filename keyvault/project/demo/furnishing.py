@@ -1,4 +1,4 @@
-"""What the demo sets up in Keyturn, all of it over the management API: providers, services, keys, consumers."""
+"""What the demo sets up in Keyturn over the management API: providers, services, keys, consumers."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ def _point_at(api: Api, pace: Pace, slug: str, simulator: RunningSimulator) -> N
 
 def _add_service(api: Api, provider: str, simulator: RunningSimulator) -> None:
     slug, description = SERVICES[provider]
-    api.post(
-        "/v1/services/", {"slug": slug, "team": TEAM, "provider": provider, "description": description}
-    )
+    api.post("/v1/services/", {"slug": slug, "team": TEAM, "provider": provider, "description": description})
     for environment in ENVIRONMENTS:
         body: dict[str, object] = {"environment": environment, "policy": POLICY}
         if provider == MANUAL:
@@ -119,7 +117,9 @@ def _add_consumer(api: Api, slug: str) -> Consumer:
 def instances(world: World, ledger: Ledger, stop: threading.Event) -> list[Instance]:
     """A dozen consumer instances, not started yet; each of them uses all four services."""
     return [
-        Instance(f"{consumer.slug}-{copy}", _accounts(world, consumer, f"{consumer.slug}-{copy}", ledger), stop)
+        Instance(
+            f"{consumer.slug}-{copy}", _accounts(world, consumer, f"{consumer.slug}-{copy}", ledger), stop
+        )
         for copy in range(1, COPIES + 1)
         for consumer in world.consumers
     ]
@@ -128,14 +128,19 @@ def instances(world: World, ledger: Ledger, stop: threading.Event) -> list[Insta
 def _accounts(world: World, consumer: Consumer, instance: str, ledger: Ledger) -> list[Account]:
     keyturn = Wire(world.api.base_url)
     return [
-        Account(keyturn, consumer, instance, prod_key(slug), _use(slug, world.pace), ledger, world.pace.refresh)
+        Account(
+            keyturn, consumer, instance, prod_key(slug), use_of(slug, world.pace), ledger, world.pace.refresh
+        )
         for slug in world.simulators
     ]
 
 
-def _use(slug: str, pace: Pace) -> Use:
+def use_of(slug: str, pace: Pace) -> Use:
+    """Fresh work at a provider."""
     if slug == BackgroundCutUse.slug:
         preset = next(preset for preset in PROVIDER_PRESETS if preset.slug == slug)
         return BackgroundCutUse(pace.token_seconds(preset.derived_token_seconds))
-    plain: dict[str, type[Use]] = {use.slug: use for use in (BackgroundEraseUse, RemovitUse, RemoveBGVideoUse)}
+    plain: dict[str, type[Use]] = {
+        use.slug: use for use in (BackgroundEraseUse, RemovitUse, RemoveBGVideoUse)
+    }
     return plain[slug]()

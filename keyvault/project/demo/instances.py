@@ -65,6 +65,11 @@ class Account:
         if self._held is not None and time.monotonic() >= self._work_at:
             self._work(self._held)
 
+    def close(self) -> None:
+        """Hang up."""
+        self._keyturn.close()
+        self._use.close()
+
     def _work(self, held: Held) -> None:
         seen = self._use.step(held)
         self._count(seen)
@@ -200,4 +205,6 @@ class Instance(threading.Thread):
                         return
         except Exception as error:
             self.died = error
-            raise
+        finally:
+            for account in self._accounts:
+                account.close()

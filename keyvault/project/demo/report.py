@@ -72,9 +72,9 @@ def what_next(invitation: Invitation) -> list[str]:
         "  Rotate a key     in the console: video-background in prod, then watch the traffic move; pause it,",
         "                   resume it, abort it. The API is described at",
         f"                   {url}/v1/docs/",
-        "  Be the person    who makes a key at a provider that has no API for it, and paste it in the console",
+        "  Be the person    who makes a key at a provider without an API for it, and paste it in the console",
         "                   when a rotation of background-removal asks for one:",
-        f"                   curl -X POST {manual}/_control/dashboard/keys -d '{{\"name\": \"mine\"}}'",
+        f'                   curl -X POST {manual}/_control/dashboard/keys -d \'{{"name": "mine"}}\'',
         "  Break something  let a provider fail half of all requests (DELETE on the same URL heals it):",
         f"                   curl -X POST {invitation.dashboards['removebgvideo']}/_control/faults "
         "-d '{\"error_rate\": 0.5}'",

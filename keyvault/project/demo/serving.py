@@ -111,7 +111,9 @@ class Keyturn:
         deadline = time.monotonic() + START_SECONDS
         while not self._ready():
             if self._process.poll() is not None:
-                raise DemoError(f"Keyturn did not start (exit {self._process.returncode}):\n{self.last_words()}")
+                raise DemoError(
+                    f"Keyturn did not start (exit {self._process.returncode}):\n{self.last_words()}"
+                )
             if time.monotonic() > deadline:
                 raise DemoError(f"Keyturn was not ready after {START_SECONDS:.0f} s:\n{self.last_words()}")
             time.sleep(0.1)
@@ -157,7 +159,9 @@ class Keyturn:
 
     def last_words(self) -> str:
         """The end of the log, for an error message."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
+        lines = (
+            self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
+        )
         return "\n".join([*(f"    {line}" for line in lines[-15:]), f"The whole log: {self.log}"])
 
     def _ready(self) -> bool:

@@ -87,10 +87,16 @@ class Use(ABC):
         given up, the version that it was opened with."""
         return []
 
+    def close(self) -> None:
+        """Hang up."""
+        if self._wire is not None:
+            self._wire.close()
+
     def _send(
         self, held: Held, method: str, path: str, headers: dict[str, str], body: bytes | None = None
     ) -> Answer | None:
         if self._wire is None or self._base_url != held.base_url:
+            self.close()
             self._wire, self._base_url = Wire(held.base_url), held.base_url
         try:
             return self._wire.send(method, path, headers, body)

@@ -65,9 +65,7 @@ class Wire:
             self._connection.close()
             self._connection = None
 
-    def _once(
-        self, method: str, path: str, headers: Mapping[str, str] | None, body: bytes | None
-    ) -> Answer:
+    def _once(self, method: str, path: str, headers: Mapping[str, str] | None, body: bytes | None) -> Answer:
         if self._connection is None:
             self._connection = HTTPConnection(self._address, timeout=SECONDS)
         try:

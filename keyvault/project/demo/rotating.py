@@ -1,0 +1,165 @@
+"""Rotations as the demo follows them over the API, and the person who does by hand what no API can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from keyvault.crypto.secret import Secret
+from keyvault.presets import PROVIDER_PRESETS
+from keyvault.project.demo.furnishing import MANUAL, POLICY, SERVICES, World, prod_key, use_of
+from keyvault.project.demo.ledger import Ledger
+from keyvault.project.demo.results import Share
+from keyvault.project.demo.screen import Row, Screen
+from keyvault.project.demo.trouble import DemoError
+from keyvault.project.demo.uses import Held, Seen
+from rotation.facts import TERMINAL, Stage, Verb
+
+LOOK_EVERY: Final = 1.0  # seconds; four rotations stay far below the 600 requests a minute of a user token
+
+
+@dataclass(frozen=True)
+class Look:
+    """A rotation as one answer of the API shows it."""
+
+    id: str
+    stage: str
+    weight: int
+    attention: str
+    waiting_for: str
+    clock: str
+    outgoing: int | None
+    incoming: int | None
+    verbs: tuple[str, ...]
+    weights: tuple[tuple[datetime, int], ...]
+    rolled_back: tuple[datetime, str] | None  # when, and why
+
+    @property
+    def over(self) -> bool:
+        return self.stage in TERMINAL
+
+
+class Follower:
+    """One rotation of a provider's prod key, from its start to its end."""
+
+    def __init__(self, world: World, ledger: Ledger, provider: str, reason: str) -> None:
+        self.provider = provider
+        self._world, self._ledger = world, ledger
+        started = world.api.post(f"{prod_key(provider)}rotations/", {"policy": POLICY, "reason": reason})
+        self.seen = read_look(started)
+        self._begun = time.time()
+        self._moved: dict[int, int] = {}  # weight -> most instances on the incoming version
+
+    def look(self) -> Look:
+        """What the rotation is doing now; a person's part is done where one is asked for."""
+        path = f"/v1/rotations/{self.seen.id}/"
+        self.seen = read_look(self._world.api.get(path))
+        if self.provider == MANUAL and self.seen.attention:
+            self._do_by_hand(path)
+        moved = self.moved()
+        self._moved[self.seen.weight] = max(moved, self._moved.get(self.seen.weight, 0))
+        return self.seen
+
+    def moved(self) -> int:
+        """Instances that hold the incoming version."""
+        number = self.seen.incoming
+        return len(self._ledger.holders(self.provider, number)) if number is not None else 0
+
+    def shares(self) -> tuple[Share, ...]:
+        """Every weight there was, in order."""
+        instances = self._ledger.instances(self.provider)
+        return tuple(
+            Share(round(at.timestamp() - self._begun, 1), weight, self._moved.get(weight, 0), instances)
+            for at, weight in self.seen.weights
+        )
+
+    def row(self) -> Row:
+        """This rotation as a line of the live table."""
+        totals = self._ledger.totals(self.provider)
+        shown = self.seen.stage in (Stage.SHIFT, Stage.MONITOR, Stage.REVOKE, Stage.SUCCEEDED)
+        return Row(
+            provider=self.provider,
+            stage=self.seen.stage,
+            weight=f"{self.seen.weight} %" if shown else "",
+            instances=f"{self.moved()}/{self._ledger.instances(self.provider)}" if shown else "",
+            clock=self.seen.clock,
+            requests=str(totals.requests),
+            failed=str(totals.failed),
+            waiting_for="" if self.seen.over else self.seen.waiting_for,
+        )
+
+    def _do_by_hand(self, path: str) -> None:
+        """What a person does on the account page of a provider without an API for keys, and tells Keyturn."""
+        page = self._world.simulators[self.provider].control
+        label = f"{SERVICES[self.provider][0]} prod"
+        if Verb.SUPPLY in self.seen.verbs:
+            made = page.create_key(label)
+            body = {"secret": made.value.expose(), "reason": "made on the account page"}
+            self.seen = read_look(self._world.api.post(f"{path}supply/", body))
+        elif Verb.CONFIRM_REVOKED in self.seen.verbs:
+            keys = page.keys()
+            *older, _ = sorted((key for key in keys if key.label == label), key=lambda key: key.created_at)
+            for key in older:
+                if key.state == "live":
+                    page.revoke(key.id)
+            body = {"reason": "revoked on the account page"}
+            self.seen = read_look(self._world.api.post(f"{path}confirm-revoked/", body))
+
+
+def follow(followers: Sequence[Follower], screen: Screen, patience: float) -> None:
+    """Look until all are over. Raises ``DemoError`` for one that hangs or wants a person."""
+    begun = time.monotonic()
+    while not all(follower.seen.over for follower in followers):
+        for follower in followers:
+            if not follower.seen.over:
+                follower.look()
+        passed = time.monotonic() - begun
+        screen.show([follower.row() for follower in followers], passed)
+        for follower in followers:
+            _refuse_to_hang(follower, passed, patience)
+        time.sleep(LOOK_EVERY)
+
+
+def _refuse_to_hang(follower: Follower, passed: float, patience: float) -> None:
+    seen = follower.seen
+    if seen.attention and follower.provider != MANUAL:
+        raise DemoError(
+            f"The rotation of {follower.provider} wants a person: {seen.attention}, {seen.waiting_for}"
+        )
+    if passed > patience and not seen.over:
+        raise DemoError(
+            f"The rotation of {follower.provider} is still in {seen.stage} after {passed:.0f} s: "
+            f"{seen.waiting_for or 'no reason given'}"
+        )
+
+
+def probe(world: World, provider: str, secret: Secret) -> Seen:
+    """One real request to the provider with this key."""
+    preset = next(preset for preset in PROVIDER_PRESETS if preset.slug == provider)
+    base_url = world.simulators[provider].base_url
+    held = Held(0, secret, preset.auth_header, preset.auth_scheme, base_url)
+    use = use_of(provider, world.pace)
+    try:
+        return use.step(held)
+    finally:
+        use.close()
+
+
+def refused(world: World, provider: str, secret: Secret) -> bool:
+    """Does the provider refuse this key? Asked by a request, and of its ground truth."""
+    return probe(world, provider, secret).status == 401 and not world.simulators[provider].control.honours(
+        secret
+    )
+
+
+def works(world: World, provider: str, secret: Secret) -> bool:
+    """Does the provider accept this key? Asked by a request, and of its ground truth."""
+    return probe(world, provider, secret).ok and world.simulators[provider].control.honours(secret)
+
+
+def read_look(data: dict[str, Any]) -> Look:
+    """A rotation of the API as a ``Look``."""
+    raise AssertionError(data)

@@ -1,0 +1,61 @@
+"""How the demo shortens the policy."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from keyvault.project.demo.pace import USUAL, Pace
+from rotation.policy import STANDARD, from_json
+
+pytestmark = pytest.mark.once
+
+
+def test_at_the_usual_pace_a_day_takes_seconds() -> None:
+    assert Pace().policy().monitor == timedelta(days=1) / USUAL
+    assert Pace(2).policy().monitor == timedelta(days=1) / USUAL / 2
+
+
+def test_the_demo_keeps_every_step_of_the_standard_policy() -> None:
+    assert [step.weight for step in Pace().policy().steps] == [step.weight for step in STANDARD.steps]
+    assert Pace().policy().interval == STANDARD.interval
+
+
+def test_no_time_falls_below_what_consumers_need() -> None:
+    policy = Pace(1e9).policy()
+    assert min(step.hold for step in policy.steps) >= timedelta(seconds=1)
+    assert policy.monitor >= timedelta(seconds=1)
+    assert policy.window >= 3 * policy.refresh
+    assert policy.deadline >= timedelta(minutes=1)
+
+
+def test_a_slow_demo_has_the_times_of_life() -> None:
+    policy = Pace(1 / USUAL).policy()
+    assert (policy.steps, policy.monitor, policy.quiet) == (STANDARD.steps, STANDARD.monitor, STANDARD.quiet)
+
+
+def test_the_document_for_the_api_reads_back_as_the_policy() -> None:
+    pace = Pace(3)
+    assert from_json(pace.policy_document()) == pace.policy()
+    assert "interval" not in pace.policy_document()
+
+
+def test_a_derived_token_lives_whole_seconds_and_never_longer_than_in_life() -> None:
+    assert Pace(1).token_seconds(600) == 4
+    assert Pace(1 / USUAL).token_seconds(600) == 600
+    assert Pace(1 / USUAL * 60).token_seconds(600) == 10
+
+
+@pytest.mark.parametrize("speed", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_speed_is_refused(speed: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Pace(speed)
+
+
+def test_patience_is_longer_than_the_policy_takes() -> None:
+    for speed in (0.01, 1.0, 100.0):
+        policy = Pace(speed).policy()
+        held = sum((step.hold for step in policy.steps), timedelta())
+        least = held + policy.monitor + policy.cool_off
+        assert Pace(speed).patience > 2 * least.total_seconds()
