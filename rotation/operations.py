@@ -71,6 +71,18 @@ class Settlement:
 
 def perform(operation_id: uuid.UUID, now: datetime, *, ring: engine.Ring | None = None) -> bool:
     """Carry out one operation, if it is due and nobody else has it. Returns whether we settled it."""
+    operation = claim(operation_id, now)
+    if operation is None:
+        return False
+    settlement = call(operation, now)
+    settled = settle(operation.id, operation.fence, settlement, now, ring=ring)
+    if settled and settlement.retry is None:
+        engine.advance(operation.rotation_id, now, ring=ring)
+    return settled
+
+
+def claim(operation_id: uuid.UUID, now: datetime) -> Operation | None:
+    """Take a due operation for the length of a lease; None where somebody else has it or had it."""
     claimed = Operation.objects.filter(
         pk=operation_id, state=OperationState.PENDING, retry_at__lte=now
     ).update(
@@ -81,19 +93,15 @@ def perform(operation_id: uuid.UUID, now: datetime, *, ring: engine.Ring | None 
         lease_until=now + LEASE,
     )
     if not claimed:
-        return False
-    operation = Operation.objects.select_related(
+        return None
+    return Operation.objects.select_related(
         "rotation__key__service__provider",
         "rotation__key__environment",
         "rotation__incoming",
         "rotation__outgoing",
-        "version",
+        "version__key__service",
+        "version__key__environment",
     ).get(pk=operation_id)
-    settlement = _call(operation, now)
-    settled = settle(operation.id, operation.fence, settlement, now, ring=ring)
-    if settled and settlement.retry is None:
-        engine.advance(operation.rotation_id, now, ring=ring)
-    return settled
 
 
 def sweep(now: datetime) -> list[uuid.UUID]:
@@ -122,7 +130,7 @@ def sweep(now: datetime) -> list[uuid.UUID]:
 # Calling -------------------------------------------------------------------------------------------
 
 
-def _call(operation: Operation, now: datetime) -> Settlement:
+def call(operation: Operation, now: datetime) -> Settlement:
     """Ask the driver; every way it can fail becomes a settlement."""
     provider = operation.rotation.key.service.provider
     driver = load_driver(provider.driver)

@@ -1,0 +1,349 @@
+"""Random histories of the engine against the invariants of a rotation, with the provider's ground truth.
+
+Every rule is something that really happens: time passes, consumers work or fall silent, people press
+buttons, the provider misbehaves, workers die, messages come twice. After every step the invariants hold;
+at the end the faults stop, and every rotation must come to its end or to a person.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db.models import Q
+from hypothesis import HealthCheck, seed
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run
+
+from keyvault.actors import SYSTEM
+from keyvault.domain import State
+from keyvault.exceptions import KeyturnError
+from keyvault.models import AuditEvent, KeyVersion
+from rotation import operations
+from rotation.facts import Kind, OperationState
+from rotation.models import Operation, Rotation
+from rotation.policy import from_json
+from rotation.services import starting
+from rotation.simulators import RunningSimulator, start
+from tests.stories.conftest import BRISK
+from tests.stories.world import World
+
+HISTORIES = int(os.environ.get("KEYTURN_TEST_HISTORIES", "75"))
+STEPS = 60
+SHARDS = 4
+TICKS_TO_END = 150
+POLICY = replace(
+    BRISK, monitor=timedelta(minutes=3), quiet=timedelta(minutes=1), cool_off=timedelta(minutes=2)
+)
+
+_stage: dict[str, Any] = {}
+
+
+@pytest.fixture
+def provider() -> Iterator[RunningSimulator]:
+    running = start("removit")
+    yield running
+    running.stop()
+
+
+class Histories(RuleBasedStateMachine):
+    """One key, one provider, some instances; see the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        simulator: RunningSimulator = _stage["simulator"]
+        simulator.control.clear_faults()
+        self.w = World(simulator, _stage["settings"], policy=POLICY, instances=3)
+        self.mine = {self.w.version(1).provider_key_id}
+        self.rejected: set[str] = set()
+        self.forced = False  # an emergency or a force makes the slow rules of revoking void
+        self.weights: dict[Any, int] = {}
+        self.path: dict[tuple[Any, str], list[int]] = {}
+        self.dead_before: set[int] = set()
+        self.messages: list[Any] = []
+
+    # Time and consumers -------------------------------------------------------------------------------
+
+    @rule(
+        seconds=st.sampled_from([1, 5, 10, 10, 10, 30, 30, 60]),
+        traffic=st.sampled_from([True, True, True, False]),
+    )
+    def time_passes(self, seconds: int, traffic: bool) -> None:
+        self.messages = (self.messages + list(self.w.rung))[-20:]
+        if traffic:
+            self.w.now += timedelta(seconds=seconds)
+            self.consumers_work()
+            self.w.tick(0, traffic=False)
+        else:
+            self.w.tick(seconds, traffic=False)
+
+    @rule(hours=st.sampled_from([1, 5]))
+    def keyturn_is_down(self, hours: int) -> None:
+        self.w.now += timedelta(hours=hours)
+
+    def consumers_work(self) -> None:
+        for instance in self.w.instances:
+            version = self.w.ask(instance)
+            self.given(instance.name, version)
+            good = self.w.control.honours(self.w.secret(version.number)) and not self.faulty(version)
+            self.w.report(instance, version.number, {"ok": 5} if good else {"auth_invalid": 3})
+
+    def faulty(self, version: KeyVersion) -> bool:
+        return version.provider_key_id in self.rejected
+
+    def given(self, instance: str, version: KeyVersion) -> None:
+        """Invariants 1 and 3, at the instant of a delivery."""
+        alive = any(view.id == version.provider_key_id and view.live for view in self.w.control.keys())
+        assert alive or self.faulty(version), (
+            f"v{version.number} is given out, but the provider does not honour it"
+        )
+        rotation = Rotation.objects.filter(key=self.w.key_id).order_by("-created_at").first()
+        if rotation is None or not rotation.is_open:
+            return
+        path = self.path.setdefault((rotation.id, instance), [])
+        if not path or path[-1] != version.number:
+            path.append(version.number)
+        assert path == sorted(path), f"{instance} flipped back: {path}"
+
+    # People -------------------------------------------------------------------------------------------
+
+    @rule()
+    def somebody_starts(self) -> None:
+        had = Rotation.objects.open().filter(key=self.w.key_id).exists()
+        try:
+            self.w.start()
+        except KeyturnError as error:
+            assert error.code == "rotation_in_progress" and had
+        else:
+            assert not had
+
+    @rule(verb=st.sampled_from(["pause", "resume", "advance", "abort", "confirm_revoked"]))
+    def somebody_presses(self, verb: str) -> None:
+        rotation = Rotation.objects.filter(key=self.w.key_id).order_by("-created_at").first()
+        if rotation is None:
+            return
+        try:
+            self.w.verb(verb)
+        except KeyturnError as error:
+            assert error.code == "invalid_transition"
+        else:
+            # A person who confirms a revoke has done it at the provider.
+            if verb == "confirm_revoked":
+                version = rotation.incoming if rotation.stage == "rolled_back" else rotation.outgoing
+                assert version is not None
+                self.w.control.revoke(version.provider_key_id)
+
+    @precondition(lambda self: not self.forced)
+    @rule(odds=st.integers(0, 9))
+    def a_key_leaks(self, odds: int) -> None:
+        if odds:
+            return
+        try:
+            starting.emergency(
+                SYSTEM, self.w.key, mode="replace", reason="leak", now=self.w.now, ring=self.w.rung.append
+            )
+            self.forced = True
+        except KeyturnError as error:
+            assert error.code == "rotation_in_progress"
+
+    # The provider -------------------------------------------------------------------------------------
+
+    @rule()
+    def the_incoming_key_is_rejected(self) -> None:
+        rotation = Rotation.objects.open().filter(key=self.w.key_id).select_related("incoming").first()
+        if rotation is None or rotation.incoming is None or not rotation.incoming.provider_key_id:
+            return
+        if rotation.outgoing_id is None or rotation.stage not in ("shift", "monitor"):
+            return
+        self.rejected.add(rotation.incoming.provider_key_id)
+        self.w.control.set_fault(reject_key_id=rotation.incoming.provider_key_id)
+
+    @rule(
+        fault=st.sampled_from(
+            [
+                {"lose_create_answers": 1},
+                {"planes": ["manage"], "retry_after": 3},
+                {"planes": ["manage"], "error_rate": 1.0},
+                {"planes": ["data"], "error_rate": 0.5},
+                {"planes": ["data", "manage"], "error_rate": 1.0},
+                {"max_keys": 1},
+            ]
+        )
+    )
+    def the_provider_has_a_bad_time(self, fault: dict[str, Any]) -> None:
+        self.w.control.set_fault(**fault)
+
+    @rule()
+    def the_provider_recovers(self) -> None:
+        self.w.control.clear_faults()
+        for key_id in self.rejected:
+            self.w.control.set_fault(reject_key_id=key_id)
+
+    # Workers and messages -----------------------------------------------------------------------------
+
+    @rule(called=st.booleans())
+    def a_worker_dies(self, called: bool) -> None:
+        """It has claimed an operation, perhaps called the provider, and is never heard of again."""
+        pending = Operation.objects.filter(rotation__key=self.w.key_id, state=OperationState.PENDING).first()
+        if pending is None:
+            return
+        operation = operations.claim(pending.id, self.w.now)
+        if operation is not None and called:
+            operations.call(operation, self.w.now)
+
+    @rule(fence=st.integers(0, 3))
+    def a_zombie_settles(self, fence: int) -> None:
+        running = Operation.objects.filter(rotation__key=self.w.key_id).order_by("-created_at").first()
+        if running is None:
+            return
+        if running.state == OperationState.RUNNING and running.fence == fence:
+            return
+        lie = operations.Settlement(OperationState.DONE, "verified")
+        assert not operations.settle(running.id, fence, lie, self.w.now, ring=self.w.rung.append)
+
+    @rule()
+    def messages_come_twice_and_out_of_order(self) -> None:
+        ids = list(Operation.objects.filter(rotation__key=self.w.key_id).values_list("id", flat=True))[-6:]
+        for operation_id in [*reversed(ids), *self.messages]:
+            operations.perform(operation_id, self.w.now, ring=self.w.rung.append)
+
+    @rule()
+    def the_broker_loses_everything(self) -> None:
+        self.w.rung.clear()
+
+    @rule()
+    def two_schedulers_tick(self) -> None:
+        self.w.tick(0, traffic=False)
+        self.w.tick(0, traffic=False)
+
+    # Invariants ---------------------------------------------------------------------------------------
+
+    @initialize()
+    def begin(self) -> None:
+        self.consumers_work()
+
+    @invariant()
+    def one_rotation_and_legal_labels(self) -> None:
+        assert Rotation.objects.open().filter(key=self.w.key_id).count() <= 1
+        key = self.w.key
+        labels = [v.id for v in (key.current, key.pending, key.previous) if v is not None]
+        assert len(labels) == len(set(labels))
+        assert (
+            key.current is not None and key.current.state == State.ACTIVE and key.current.withheld_at is None
+        )
+
+    @invariant()
+    def the_weight_only_falls_to_nothing(self) -> None:
+        for rotation in Rotation.objects.filter(key=self.w.key_id):
+            before = self.weights.get(rotation.id, 0)
+            assert rotation.weight >= before or (rotation.weight == 0 and rotation.stage == "rolled_back")
+            self.weights[rotation.id] = rotation.weight
+
+    @invariant()
+    def an_outgoing_key_dies_only_when_everything_was_proved(self) -> None:
+        live = {view.id for view in self.w.control.keys() if view.live}
+        for rotation in Rotation.objects.filter(key=self.w.key_id).select_related("outgoing", "incoming"):
+            outgoing = rotation.outgoing
+            if outgoing is None or outgoing.provider_key_id in live or outgoing.number in self.dead_before:
+                continue
+            self.dead_before.add(outgoing.number)
+            if self.forced:
+                continue
+            policy = from_json(rotation.policy)
+            assert rotation.stage in ("revoke", "succeeded"), rotation.stage
+            assert rotation.monitored_seconds >= policy.monitor.total_seconds()
+            done = Operation.objects.filter(rotation=rotation, state=OperationState.DONE)
+            vouched = rotation.events.filter(name="advanced").exists()
+            assert (
+                done.filter(kind=Kind.VERIFY, outcome__in=["verified", "outgoing_dead"]).exists() or vouched
+            )
+            assert rotation.events.filter(name="weight", weight=100).exists()
+            entered = rotation.events.get(name="stage", stage="revoke").at
+            late = self.w.key.versions.get(pk=outgoing.pk)
+            assert not _deliveries(late, entered - policy.quiet_needed, entered)
+
+    @invariant()
+    def after_a_rollback_the_old_key_is_back(self) -> None:
+        last = Rotation.objects.filter(key=self.w.key_id).order_by("-created_at").first()
+        if last is None or last.stage != "rolled_back":
+            return
+        assert self.w.key.current_id == last.outgoing_id
+        assert last.incoming is not None and last.incoming.withheld_at is not None
+
+    @invariant()
+    def replaying_the_audit_events_rebuilds_the_state(self) -> None:
+        for rotation in Rotation.objects.filter(key=self.w.key_id):
+            stage, weight = "requested", 0
+            named = Q(name="rotation:stage") | Q(name="rotation:weight")
+            for event in AuditEvent.objects.filter(named, subject=str(rotation.id)).order_by("sequence"):
+                if event.name == "rotation:weight":
+                    weight = event.details["weight"]
+                else:
+                    assert event.details["was"] == stage
+                    stage = event.details["stage"]
+                    weight = 100 if stage == "monitor" else 0 if stage == "rolled_back" else weight
+            assert (stage, weight) == (rotation.stage, rotation.weight)
+
+    def teardown(self) -> None:
+        """Invariant 8: when faults stop, everything ends or stands before a person - and leaves no orphan."""
+        try:
+            self.the_provider_recovers()
+            for _ in range(TICKS_TO_END):
+                rotation = Rotation.objects.filter(key=self.w.key_id).order_by("-created_at").first()
+                if rotation is None or rotation.attention or rotation.paused:
+                    break
+                if not rotation.is_open and rotation.check_at is None:
+                    break
+                self.time_passes(10, True)
+                self.an_outgoing_key_dies_only_when_everything_was_proved()
+            else:
+                raise AssertionError(f"never ends: {rotation.stage} {rotation.waiting_for}")
+            self.no_orphans()
+        finally:
+            self.w.rung.clear()
+
+    def no_orphans(self) -> None:
+        """Every key that lives at the provider is one of ours that may live."""
+        rotations = Rotation.objects.filter(key=self.w.key_id)
+        if any(r.is_open or r.check_at is not None for r in rotations):
+            return
+        ours = set(
+            KeyVersion.objects.filter(key=self.w.key_id, state=State.ACTIVE).values_list(
+                "provider_key_id", flat=True
+            )
+        )
+        labels = {f"keyturn-{r.id.hex[:20]}" for r in rotations}
+        living = {
+            view.id
+            for view in self.w.control.keys()
+            if view.live and (view.id in ours or view.label.rpartition("-")[0] in labels)
+        }
+        assert living <= ours, f"orphans at the provider: {living - ours}"
+
+
+def _deliveries(version: KeyVersion, since: Any, until: Any) -> bool:
+    from keyvault.models import Delivery
+
+    return Delivery.objects.filter(version=version, at__gt=since, at__lt=until).exists()
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_no_history_breaks_an_invariant(
+    shard: int, db: None, provider: RunningSimulator, settings: Any
+) -> None:
+    """Four shards of 75 histories make 300, of 60 steps each."""
+    _stage.update(simulator=provider, settings=settings)
+    limits = hypothesis_settings(
+        max_examples=HISTORIES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    run(seed(shard)(Histories), settings=limits)

@@ -1,0 +1,375 @@
+"""decide() as a table: (rotation, observations, verdict) -> action."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from rotation.decide import allowed_verbs, clean_up, decide, probes_due
+from rotation.facts import (
+    STAGE_EDGES,
+    TERMINAL,
+    Attention,
+    Call,
+    Counts,
+    Enter,
+    Evidence,
+    Kind,
+    Observations,
+    Offender,
+    OperationState,
+    OperationView,
+    Rollback,
+    SetWeight,
+    Side,
+    Snapshot,
+    Stage,
+    Verb,
+    Wait,
+)
+from rotation.judge import Verdict
+from rotation.policy import EMERGENCY, STANDARD, Freeze
+
+NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+PASS = Verdict("pass", "healthy", "fine")
+FAIL = Verdict("fail", "key_rejected", "rejected 3 times")
+SUSPECT = Verdict("suspect", "error_rate", "4 % fail")
+HOLD = Verdict("hold", "provider_incident", "both fail")
+UNSURE = Verdict("inconclusive", "too_few_samples", "3 of 20")
+SEEN = Observations(can_issue=True, can_disable=True, can_revoke=True)
+
+
+def rotation(stage: Stage = Stage.SHIFT, **changes: Any) -> Snapshot:
+    base = Snapshot(
+        stage=stage,
+        policy=STANDARD,
+        step=0,
+        weight=5 if stage is Stage.SHIFT else 100 if stage in (Stage.MONITOR, Stage.REVOKE) else 0,
+        created_at=NOW - timedelta(hours=3),
+        stage_entered_at=NOW - timedelta(hours=1),
+        step_entered_at=NOW - timedelta(hours=1),
+        deadline_at=NOW + timedelta(days=5),
+        incoming_held=stage not in (Stage.REQUESTED, Stage.DEPLOY),
+        passes=2,
+    )
+    return replace(base, **changes)
+
+
+def having(
+    kind: Kind, state: OperationState, outcome: str = "", side: Side = Side.INCOMING, **more: Any
+) -> Observations:
+    view = OperationView(state, outcome, message="because", finished_at=NOW - timedelta(hours=30), **more)
+    return replace(SEEN, operations={(kind, side): view})
+
+
+def out(kind: Kind, state: OperationState, outcome: str = "", **more: Any) -> Observations:
+    return having(kind, state, outcome, Side.OUTGOING, **more)
+
+
+def both(*parts: Observations) -> Observations:
+    merged = {key: view for part in parts for key, view in part.operations.items()}
+    return replace(SEEN, operations=merged)
+
+
+S, K, O = Stage, Kind, OperationState
+MONITORED = {"monitored": timedelta(hours=24)}
+LATE = {"deadline_at": NOW}
+STRAGGLER = replace(SEEN, offenders=(Offender("billing/web-7", "last seen on v6 13 min ago"),))
+FROZEN = replace(STANDARD, freezes=(Freeze(NOW - timedelta(1), NOW + timedelta(1), "holidays"),))
+APPROVED = {"start": 1, "revoke": 1}
+FOUR_EYES = replace(STANDARD, approvals={"start": 1, "revoke": 1})
+
+TABLE: list[tuple[str, Snapshot, Observations, Verdict, object]] = [
+    # requested
+    ("starts", rotation(S.REQUESTED), SEEN, PASS, Enter(S.DEPLOY, "started")),
+    ("waits for approval", rotation(S.REQUESTED, policy=FOUR_EYES), SEEN, PASS, "approval_start"),
+    ("approved", rotation(S.REQUESTED, policy=FOUR_EYES), replace(SEEN, approvals=APPROVED), PASS, S.DEPLOY),
+    ("frozen", rotation(S.REQUESTED, policy=FROZEN), SEEN, PASS, "window"),
+    # deploy: issue
+    ("asks for a key", rotation(S.DEPLOY), SEEN, PASS, Call(K.ISSUE, Side.INCOMING)),
+    ("asks once", rotation(S.DEPLOY), having(K.ISSUE, O.PENDING), PASS, "issuing"),
+    ("asks once", rotation(S.DEPLOY), having(K.ISSUE, O.RUNNING), PASS, "issuing"),
+    ("lost answer", rotation(S.DEPLOY), having(K.ISSUE, O.UNKNOWN), PASS, Call(K.RECONCILE, Side.INCOMING)),
+    ("manual", rotation(S.DEPLOY), having(K.ISSUE, O.NEEDS_PERSON), PASS, ("supply_key", Verb.SUPPLY)),
+    ("refused", rotation(S.DEPLOY), having(K.ISSUE, O.FAILED, "refused"), PASS, ("refused", Verb.RESUME)),
+    ("no room", rotation(S.DEPLOY), replace(SEEN, quota_full=True), PASS, ("quota_full", Verb.RESUME)),
+    (
+        "orphan",
+        rotation(S.DEPLOY),
+        both(having(K.ISSUE, O.UNKNOWN), having(K.RECONCILE, O.FAILED)),
+        PASS,
+        ("possible_orphan", Verb.SUPPLY),
+    ),
+    # deploy: verify
+    ("verifies", rotation(S.DEPLOY, incoming_held=True), SEEN, PASS, Call(K.VERIFY, Side.INCOMING)),
+    ("verified", rotation(S.DEPLOY, incoming_held=True), having(K.VERIFY, O.DONE, "verified"), PASS, S.SHIFT),
+    (
+        "issuing killed the old key",
+        rotation(S.DEPLOY, incoming_held=True),
+        having(K.VERIFY, O.DONE, "outgoing_dead"),
+        PASS,
+        S.SHIFT,
+    ),
+    (
+        "not accepted",
+        rotation(S.DEPLOY, incoming_held=True),
+        having(K.VERIFY, O.FAILED, "rejected"),
+        PASS,
+        Rollback,
+    ),
+    (
+        "verifier broken",
+        rotation(S.DEPLOY, incoming_held=True),
+        having(K.VERIFY, O.FAILED, "verifier_broken"),
+        PASS,
+        ("verifier_broken", Verb.ABORT),
+    ),
+    (
+        "no probe",
+        rotation(S.DEPLOY, incoming_held=True),
+        replace(SEEN, can_probe=False),
+        PASS,
+        ("no_probe", Verb.ADVANCE),
+    ),
+    (
+        "no probe, a person vouches",
+        rotation(S.DEPLOY, incoming_held=True, advance_asked=True),
+        replace(SEEN, can_probe=False),
+        PASS,
+        S.SHIFT,
+    ),
+    # shift
+    ("first weight", rotation(weight=0), SEEN, UNSURE, SetWeight(0, 5)),
+    ("held", rotation(step_entered_at=NOW - timedelta(minutes=9)), SEEN, PASS, "hold"),
+    ("next step", rotation(), SEEN, PASS, SetWeight(1, 25)),
+    ("one pass is too few", rotation(passes=1), SEEN, PASS, "healthy"),
+    ("inconclusive", rotation(), SEEN, UNSURE, "too_few_samples"),
+    ("incident holds", rotation(), SEEN, HOLD, "provider_incident"),
+    ("frozen in shift holds, never back", rotation(policy=FROZEN), SEEN, PASS, "window"),
+    ("last step done", rotation(step=3, weight=100), SEEN, PASS, S.MONITOR),
+    ("a person hurries", rotation(advance_asked=True, passes=0), SEEN, UNSURE, SetWeight(1, 25)),
+    ("rejected", rotation(), SEEN, FAIL, Rollback),
+    ("rejected while paused", rotation(paused=True), SEEN, FAIL, Rollback),
+    ("one failed check", rotation(failed_checks=1), SEEN, SUSPECT, "error_rate"),
+    ("three failed checks", rotation(failed_checks=3), SEEN, SUSPECT, Rollback),
+    ("three failed checks, then a pass", rotation(failed_checks=3), SEEN, PASS, SetWeight(1, 25)),
+    ("paused", rotation(paused=True), SEEN, PASS, "paused"),
+    ("attention", rotation(attention="affinity"), SEEN, PASS, "affinity"),
+    ("late", rotation(**LATE), SEEN, UNSURE, ("overdue", Verb.RESUME)),
+    (
+        "nothing safe to go back to",
+        rotation(outgoing_compromised=True),
+        SEEN,
+        FAIL,
+        ("no_safe_version", Verb.EMERGENCY),
+    ),
+    ("no fallback: everybody at once", rotation(no_fallback=True), SEEN, UNSURE, SetWeight(3, 100)),
+    ("no fallback, rejected", rotation(no_fallback=True), SEEN, FAIL, ("no_fallback", Verb.EMERGENCY)),
+    ("first version", rotation(has_outgoing=False, weight=0), SEEN, UNSURE, S.MONITOR),
+    # monitor
+    ("clock runs", rotation(S.MONITOR, monitored=timedelta(hours=1)), SEEN, PASS, "monitoring"),
+    ("clock stands", rotation(S.MONITOR, monitored=timedelta(hours=1)), SEEN, UNSURE, "too_few_samples"),
+    ("quiet and approved", rotation(S.MONITOR, **MONITORED), SEEN, PASS, S.REVOKE),
+    ("one second short", rotation(S.MONITOR, monitored=timedelta(seconds=86399)), SEEN, PASS, "monitoring"),
+    ("straggler", rotation(S.MONITOR, **MONITORED), STRAGGLER, PASS, "quiet"),
+    (
+        "straggler, late",
+        rotation(S.MONITOR, **MONITORED, **LATE),
+        STRAGGLER,
+        PASS,
+        ("stragglers", Verb.FORCE_REVOKE),
+    ),
+    ("approval to revoke", rotation(S.MONITOR, policy=FOUR_EYES, **MONITORED), SEEN, PASS, "approval_revoke"),
+    ("incident before revoke", rotation(S.MONITOR, **MONITORED), SEEN, HOLD, "provider_incident"),
+    ("frozen before revoke", rotation(S.MONITOR, policy=FROZEN, **MONITORED), SEEN, PASS, "window"),
+    ("forced", rotation(S.MONITOR, revoke_forced=True), STRAGGLER, PASS, S.REVOKE),
+    ("rejected in monitor", rotation(S.MONITOR, **MONITORED), SEEN, FAIL, Rollback),
+    ("first version done", rotation(S.MONITOR, has_outgoing=False), SEEN, UNSURE, S.SUCCEEDED),
+    (
+        "emergency waits for stragglers",
+        rotation(S.MONITOR, policy=EMERGENCY, stage_entered_at=NOW),
+        STRAGGLER,
+        PASS,
+        "quiet",
+    ),
+    ("emergency, but not for ever", rotation(S.MONITOR, policy=EMERGENCY), STRAGGLER, PASS, S.REVOKE),
+    # revoke
+    ("disables first", rotation(S.REVOKE), SEEN, PASS, Call(K.DISABLE, Side.OUTGOING)),
+    (
+        "cannot disable",
+        rotation(S.REVOKE),
+        replace(SEEN, can_disable=False),
+        PASS,
+        Call(K.REVOKE, Side.OUTGOING),
+    ),
+    ("cooled off", rotation(S.REVOKE), out(K.DISABLE, O.DONE), PASS, Call(K.REVOKE, Side.OUTGOING)),
+    ("asked", rotation(S.REVOKE, revoke_asked=True), out(K.REVOKE, O.RUNNING), PASS, "revoking"),
+    (
+        "by hand",
+        rotation(S.REVOKE, revoke_asked=True),
+        out(K.REVOKE, O.NEEDS_PERSON),
+        PASS,
+        ("confirm_revoked", Verb.CONFIRM_REVOKED),
+    ),
+    (
+        "proves it",
+        rotation(S.REVOKE, revoke_asked=True),
+        out(K.REVOKE, O.DONE),
+        PASS,
+        Call(K.CONFIRM, Side.OUTGOING),
+    ),
+    (
+        "unknown: proves it",
+        rotation(S.REVOKE, revoke_asked=True),
+        out(K.REVOKE, O.UNKNOWN),
+        PASS,
+        Call(K.CONFIRM, Side.OUTGOING),
+    ),
+    (
+        "dead",
+        rotation(S.REVOKE, revoke_asked=True),
+        both(out(K.REVOKE, O.DONE), out(K.CONFIRM, O.DONE, "dead")),
+        PASS,
+        S.SUCCEEDED,
+    ),
+    (
+        "undead",
+        rotation(S.REVOKE, revoke_asked=True),
+        both(out(K.REVOKE, O.DONE), out(K.CONFIRM, O.DONE, "alive")),
+        PASS,
+        ("undead_key", Verb.CONFIRM_REVOKED),
+    ),
+    (
+        "no way back after the revoke was asked",
+        rotation(S.REVOKE, revoke_asked=True, abort_asked=True),
+        out(K.REVOKE, O.RUNNING),
+        FAIL,
+        "revoking",
+    ),
+    # abort
+    ("abort before anything", rotation(S.REQUESTED, abort_asked=True), SEEN, PASS, S.CANCELLED),
+    ("abort while issuing", rotation(S.DEPLOY, abort_asked=True), having(K.ISSUE, O.RUNNING), PASS, ""),
+    (
+        "abort, lost answer",
+        rotation(S.DEPLOY, abort_asked=True),
+        having(K.ISSUE, O.UNKNOWN),
+        PASS,
+        Call(K.RECONCILE, Side.INCOMING),
+    ),
+    ("abort with a key", rotation(S.DEPLOY, abort_asked=True, incoming_held=True), SEEN, PASS, Rollback),
+    ("abort in shift", rotation(abort_asked=True), SEEN, PASS, Rollback),
+    ("abort in monitor", rotation(S.MONITOR, abort_asked=True), SEEN, PASS, Rollback),
+    (
+        "abort while disabled",
+        rotation(S.REVOKE, abort_asked=True, outgoing_active=False, outgoing_disabled=True),
+        SEEN,
+        PASS,
+        Call(K.ENABLE, Side.OUTGOING),
+    ),
+    (
+        "abort when the old key is dead",
+        rotation(abort_asked=True, outgoing_active=False),
+        SEEN,
+        PASS,
+        ("no_fallback", Verb.EMERGENCY),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "state", "seen", "verdict", "expected"), TABLE, ids=[row[0] for row in TABLE]
+)
+def test_decide(case: str, state: Snapshot, seen: Observations, verdict: Verdict, expected: object) -> None:
+    action = decide(state, seen, verdict, NOW)
+    if isinstance(expected, Stage):
+        assert isinstance(action, Enter) and action.stage is expected
+    elif isinstance(expected, str):
+        assert isinstance(action, Wait) and action.code == expected
+        assert action.reason and action.until > NOW
+    elif isinstance(expected, tuple):
+        code, verb = expected
+        assert isinstance(action, Attention) and action.code == code and verb in action.verbs
+    elif expected is Rollback:
+        assert isinstance(action, Rollback) and action.reason
+    else:
+        assert action == expected
+
+
+def test_every_stage_that_decide_may_enter_is_a_legal_edge() -> None:
+    for _, state, seen, verdict, _ in TABLE:
+        action = decide(state, seen, verdict, NOW)
+        if isinstance(action, Enter):
+            assert (state.stage, action.stage) in STAGE_EDGES
+        if isinstance(action, Rollback):
+            assert (state.stage, Stage.ROLLED_BACK) in STAGE_EDGES
+
+
+def test_terminal_stages_have_no_way_out() -> None:
+    assert not {old for old, _ in STAGE_EDGES} & TERMINAL
+
+
+def test_a_disabled_key_that_somebody_still_uses_stops_the_revoke() -> None:
+    seen = replace(out(Kind.DISABLE, OperationState.DONE), outgoing=Evidence(counts=Counts(auth_invalid=1)))
+    view = replace(seen.operations[(Kind.DISABLE, Side.OUTGOING)], finished_at=NOW - timedelta(hours=1))
+    seen = replace(seen, operations={(Kind.DISABLE, Side.OUTGOING): view})
+    action = decide(rotation(Stage.REVOKE), seen, PASS, NOW)
+    assert isinstance(action, Attention) and action.code == "late_use" and Verb.ABORT in action.verbs
+
+
+def test_both_keys_are_probed_on_their_interval() -> None:
+    assert probes_due(rotation(), SEEN, NOW) == (Side.INCOMING, Side.OUTGOING)
+    fresh = Evidence(probe="accepted", probe_at=NOW - timedelta(minutes=4, seconds=59))
+    assert probes_due(rotation(), replace(SEEN, incoming=fresh, outgoing=fresh), NOW) == ()
+    assert probes_due(rotation(no_fallback=True), SEEN, NOW) == (Side.INCOMING,)
+    assert probes_due(rotation(Stage.REVOKE), SEEN, NOW) == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "verbs"),
+    [
+        (rotation(Stage.REQUESTED), {Verb.PAUSE, Verb.ABORT}),
+        (rotation(Stage.DEPLOY), {Verb.PAUSE, Verb.ABORT, Verb.SUPPLY}),
+        (rotation(), {Verb.PAUSE, Verb.ADVANCE, Verb.ABORT}),
+        (rotation(paused=True), {Verb.RESUME, Verb.ABORT}),
+        (rotation(Stage.MONITOR), {Verb.PAUSE, Verb.FORCE_REVOKE, Verb.ABORT}),
+        (rotation(Stage.REVOKE, revoke_asked=True), {Verb.PAUSE, Verb.EMERGENCY}),
+        (rotation(Stage.SUCCEEDED), set()),
+    ],
+)
+def test_verbs_per_stage(state: Snapshot, verbs: set[Verb]) -> None:
+    assert set(allowed_verbs(state, (), wants_approval=False)) == verbs
+
+
+@pytest.mark.parametrize(
+    ("seen", "due", "expected"),
+    [
+        (SEEN, NOW + timedelta(hours=1), "withheld"),
+        (SEEN, NOW, Call(Kind.REVOKE, Side.INCOMING)),
+        (having(Kind.REVOKE, OperationState.RUNNING), NOW, "revoking"),
+        (having(Kind.REVOKE, OperationState.DONE), NOW, Call(Kind.CONFIRM, Side.INCOMING)),
+        (
+            both(having(Kind.REVOKE, OperationState.DONE), having(Kind.CONFIRM, OperationState.DONE, "dead")),
+            NOW,
+            None,
+        ),
+        (
+            both(
+                having(Kind.REVOKE, OperationState.DONE), having(Kind.CONFIRM, OperationState.DONE, "alive")
+            ),
+            NOW,
+            "undead_key",
+        ),
+        (having(Kind.REVOKE, OperationState.NEEDS_PERSON), NOW, "confirm_revoked"),
+    ],
+)
+def test_a_rolled_back_rotation_ends_with_its_key_revoked(
+    seen: Observations, due: datetime, expected: object
+) -> None:
+    action = clean_up(rotation(Stage.ROLLED_BACK, incoming_held=True), seen, due_at=due, now=NOW)
+    if isinstance(expected, str):
+        assert isinstance(action, Wait | Attention) and action.code == expected
+    else:
+        assert action == expected
