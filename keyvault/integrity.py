@@ -15,7 +15,7 @@ from keyvault.keystore import keys
 
 
 class Protected(Protocol):
-    mac: bytes | bytearray | memoryview
+    mac: bytes | memoryview
 
     def mac_fields(self) -> tuple[Field, ...]: ...
 

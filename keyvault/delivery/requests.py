@@ -1,0 +1,176 @@
+"""An ASGI scope becomes a ``Request``: parsed once, checked, frozen.
+
+The front has checked the Host header, and the path and the size of the body as well; those two are checked
+here again, because everything behind relies on them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from keyvault.crypto.globs import is_canonical_path
+from keyvault.crypto.tokens import looks_like_ours
+from keyvault.delivery.credentials import Credential, find_credential
+from keyvault.delivery.routes import Endpoint, Route
+from keyvault.delivery.strict_json import refuse_unknown
+from keyvault.errors import MAX_BODY_BYTES
+from keyvault.exceptions import KeyturnError, invalid
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_MAX_QUERY_BYTES = 4096
+_INSTANCE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_QUERY: Mapping[Endpoint, frozenset[str]] = {
+    Endpoint.LIST: frozenset({"cursor", "limit"}),
+    Endpoint.KEY: frozenset({"instance", "version", "format"}),
+    Endpoint.WATCH: frozenset({"instance", "version", "format", "etag", "timeout"}),
+}
+_CREDENTIAL_NAMES = frozenset(
+    {"access_token", "api_key", "apikey", "auth", "authorization", "key", "secret", "token", "x_api_key"}
+)
+# Endpoints whose body must be a JSON object; the others take none.
+_WITH_BODY = frozenset({Endpoint.REPORTS, Endpoint.ACCESS_TOKEN})
+
+
+class ClientGone(Exception):
+    """The caller closed the connection while we were still reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, after every check that needs no database.
+
+    ``peer`` is the address of the TCP connection, whatever a header claims. ``instance`` is "" where the
+    caller named none.
+    """
+
+    method: str
+    path: str
+    route: Route
+    request_id: str
+    query: Mapping[str, str]
+    credential: Credential | None
+    instance: str
+    if_none_match: str
+    peer: str | None
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def head(self) -> bool:
+        return self.method == "HEAD"
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of that (lower-case) name."""
+    for found, value in scope["headers"]:
+        if found == name:
+            return str(value.decode("latin-1"))
+    return None
+
+
+def canonical_path(scope: Scope) -> str:
+    """The path as it was sent. Raises ``malformed_path`` for one that has another spelling."""
+    raw: bytes = scope.get("raw_path") or str(scope["path"]).encode("utf-8", "surrogateescape")
+    raw = raw.partition(b"?")[0]
+    if not is_canonical_path(raw):
+        raise KeyturnError("malformed_path", "The path is not in canonical form.")
+    return raw.decode("ascii")
+
+
+def parse(scope: Scope, route: Route, path: str, request_id: str) -> Request:
+    """Check everything but the body. Raises ``KeyturnError`` with the code of the HTTP contract."""
+    query = _parse_query(scope.get("query_string", b""), route.endpoint)
+    client = scope.get("client")
+    return Request(
+        method=scope["method"],
+        path=path,
+        route=route,
+        request_id=request_id,
+        query=query,
+        credential=find_credential(scope["headers"]),
+        instance=_instance(scope, query),
+        if_none_match=header(scope, b"if-none-match") or "",
+        peer=client[0] if client else None,
+    )
+
+
+def _parse_query(raw: bytes, endpoint: Endpoint) -> dict[str, str]:
+    if not raw:
+        return {}
+    text = raw.decode("latin-1")
+    if looks_like_ours(unquote(text)):
+        raise KeyturnError("credential_in_url", "Credentials are not accepted in the URL.")
+    try:
+        pairs = [] if len(raw) > _MAX_QUERY_BYTES else _pairs(text)
+    except ValueError:
+        pairs = []
+    if not pairs:
+        raise KeyturnError("validation_error", "The query is not valid.")
+    if any(name.lower().replace("-", "_") in _CREDENTIAL_NAMES for name, _ in pairs):
+        raise KeyturnError("credential_in_url", "Credentials are not accepted in the URL.")
+    query = dict(pairs)
+    refuse_unknown(query, _QUERY.get(endpoint, frozenset()))
+    if len(query) != len(pairs):
+        raise KeyturnError("validation_error", "A parameter stands twice in the query.")
+    return query
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    return parse_qsl(
+        text,
+        keep_blank_values=True,
+        strict_parsing=True,
+        encoding="utf-8",
+        errors="strict",
+        max_num_fields=16,
+    )
+
+
+def check_instance(name: object, field: str = "instance") -> str:
+    """A name of an instance. Raises ``validation_error``."""
+    if not isinstance(name, str) or not _INSTANCE.fullmatch(name):
+        raise invalid(field, "Use 1 to 128 letters, digits and . _ : - for an instance.")
+    return name
+
+
+def _instance(scope: Scope, query: Mapping[str, str]) -> str:
+    named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-instance-id"]
+    named += [query["instance"]] if "instance" in query else []
+    if len(set(named)) > 1:
+        raise invalid("instance", "The request names two instances.")
+    return check_instance(named[0]) if named else ""
+
+
+def _check_content_type(scope: Scope) -> None:
+    kind, _, parameters = (header(scope, b"content-type") or "").partition(";")
+    name, _, charset = parameters.strip().partition("=")
+    plain = not parameters.strip() or (
+        name.strip().lower() == "charset" and charset.strip().strip('"').lower() in ("utf-8", "utf8")
+    )
+    if kind.strip().lower() != "application/json" or not plain:
+        raise KeyturnError("unsupported_media_type", "Send application/json in UTF-8.")
+
+
+async def read_body(scope: Scope, endpoint: Endpoint, receive: Receive) -> bytes:
+    """The body of a POST, at most 64 KiB. Raises ``payload_too_large`` or ``unsupported_media_type``."""
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise KeyturnError("payload_too_large", "The body is larger than 64 KiB.")
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    body = b"".join(chunks)
+    if endpoint in _WITH_BODY or body:
+        _check_content_type(scope)
+    return body

@@ -1,0 +1,59 @@
+"""The consumer paths and the methods each of them takes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Endpoint(StrEnum):
+    LIST = "list"
+    KEY = "key"
+    WATCH = "watch"
+    REPORTS = "reports"
+    ACCESS_TOKEN = "access-token"
+    WHOAMI = "whoami"
+    REVOKE_SELF = "revoke-self"
+    JWKS = "jwks"
+
+
+_READ = ("GET", "HEAD")
+METHODS: dict[Endpoint, tuple[str, ...]] = {
+    Endpoint.LIST: _READ,
+    Endpoint.KEY: _READ,
+    Endpoint.WATCH: ("GET",),
+    Endpoint.REPORTS: ("POST",),
+    Endpoint.ACCESS_TOKEN: ("POST",),
+    Endpoint.WHOAMI: _READ,
+    Endpoint.REVOKE_SELF: ("POST",),
+    Endpoint.JWKS: _READ,
+}
+
+_FIXED = {
+    "/v1/keys/": Endpoint.LIST,
+    "/v1/auth/access-token/": Endpoint.ACCESS_TOKEN,
+    "/v1/auth/whoami/": Endpoint.WHOAMI,
+    "/v1/auth/revoke-self/": Endpoint.REVOKE_SELF,
+    "/v1/.well-known/jwks.json": Endpoint.JWKS,
+}
+# Wider than a slug: odd names belong to this path too, and are refused here and nowhere else.
+_KEY = re.compile(r"/v1/keys/([^/]+)/([^/]+)/(?:(watch|reports)/)?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    endpoint: Endpoint
+    service: str = ""
+    environment: str = ""
+
+
+def route(path: str) -> Route | None:
+    """What a path asks for, or None for a path that is not ours."""
+    fixed = _FIXED.get(path)
+    if fixed is not None:
+        return Route(fixed)
+    found = _KEY.fullmatch(path)
+    if found is None:
+        return None
+    return Route(Endpoint(found[3] or "key"), found[1], found[2])

@@ -1,0 +1,114 @@
+"""Access tokens, the end of a token, and the public key to check access tokens with."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime, timedelta
+
+from django.db import DatabaseError
+
+from keyvault import audit, clock
+from keyvault.actors import Actor
+from keyvault.crypto.access_tokens import MAX_LIFETIME, mint_access_token
+from keyvault.crypto.globs import GlobError, parse_globs
+from keyvault.delivery.answer import Answer, as_json, stamp
+from keyvault.delivery.authenticate import Caller, audience, authenticate, issuer
+from keyvault.delivery.limit import counted
+from keyvault.delivery.record import NotRecorded
+from keyvault.delivery.requests import Request
+from keyvault.delivery.strict_json import integer, parse_object, refuse_unknown
+from keyvault.exceptions import invalid
+from keyvault.keystore import keys
+from keyvault.services.consumers import revoke_token
+
+DEFAULT_LIFETIME = 60
+_MINTING = frozenset({"paths", "expires_in"})
+
+
+def mint(request: Request) -> Answer:
+    """A short-lived token, limited to paths. Its parent's grants still apply on every request."""
+    now = clock.now()
+    caller = authenticate(request, now, access_tokens=False)
+    return counted(caller, request.request_id, now, lambda: _mint(caller, request.body, now))
+
+
+def _mint(caller: Caller, body: bytes, now: datetime) -> Answer:
+    wanted = parse_object(body)
+    refuse_unknown(wanted, _MINTING)
+    paths = _paths(wanted.get("paths", ["*"]))
+    lifetime = integer(wanted.get("expires_in", DEFAULT_LIFETIME), "expires_in", low=1, high=MAX_LIFETIME)
+    secret = mint_access_token(
+        keys().service,
+        issuer=issuer(),
+        audience=audience(),
+        parent=str(caller.token.id),
+        environment=caller.environment,
+        paths=paths,
+        now=now,
+        expires_in=lifetime,
+    )
+    _record(caller, paths, lifetime, now)
+    told = {
+        "access_token": secret.expose(),
+        "token_type": "AccessToken",
+        "expires_in": lifetime,
+        # The token counts whole seconds.
+        "expires_at": stamp(now.replace(microsecond=0) + timedelta(seconds=lifetime)),
+    }
+    return as_json(201, told)
+
+
+def _paths(value: object) -> list[str]:
+    try:
+        return [glob.text for glob in parse_globs(value)]
+    except GlobError as error:
+        raise invalid("paths", str(error)) from error
+
+
+def _actor(caller: Caller) -> Actor:
+    return Actor(kind="consumer", name=caller.consumer.slug)
+
+
+def _record(caller: Caller, paths: list[str], lifetime: int, now: datetime) -> None:
+    try:
+        audit.record(
+            "consumer:access-token:minted",
+            actor=_actor(caller),
+            now=now,
+            team_id=caller.consumer.team_id,
+            subject=str(caller.token.id),
+            consumer=caller.consumer.slug,
+            paths=paths,
+            expires_in=lifetime,
+        )
+    except DatabaseError as error:
+        raise NotRecorded from error
+
+
+def revoke_self(request: Request) -> Answer:
+    """The presented token ends now, and with it every access token minted from it."""
+    now = clock.now()
+    caller = authenticate(request, now, access_tokens=False)
+    return counted(caller, request.request_id, now, lambda: _revoke(caller, request.body, now))
+
+
+def _revoke(caller: Caller, body: bytes, now: datetime) -> Answer:
+    if body:
+        refuse_unknown(parse_object(body), ())
+    revoke_token(_actor(caller), caller.token, now=now)
+    return Answer(204, content_type="")
+
+
+def public_keys(request: Request) -> Answer:
+    """The key set by which a gateway checks access tokens without asking us. Public, no credential."""
+    service = keys().service
+    raw = service.signing.public_key().public_bytes_raw()
+    key = {
+        "kty": "OKP",
+        "crv": "Ed25519",
+        "use": "sig",
+        "alg": "EdDSA",
+        "kid": service.signing_kid,
+        "x": base64.urlsafe_b64encode(raw).rstrip(b"=").decode(),
+    }
+    return as_json(200, {"keys": [key]})
