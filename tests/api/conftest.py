@@ -1,0 +1,155 @@
+"""A real server in a process of its own, with a data directory and a database of its own.
+
+``server`` starts once a session. ``installed`` points this process at the server's database and keyring, so
+that tests make their rows through the services; nothing is rolled back, so every test makes names of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from django.conf import settings as django_settings
+from django.core.management import call_command
+from django.db import connection
+from pytest_django import DjangoDbBlocker
+
+from keyvault import clock, keystore
+from keyvault.crypto.keyring import Keyring
+from tests.api.wire import Reply, exchange
+
+START_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Server:
+    """Keyturn behind granian on 127.0.0.1; ``send`` is one request over a fresh connection."""
+
+    port: int
+    data: Path
+    database: str
+    log: Path
+
+    @property
+    def keyring(self) -> Path:
+        return self.data / "keyring.json"
+
+    def send(self, method: str, target: str, *headers: tuple[str, str], body: bytes | None = None) -> Reply:
+        return exchange(self.port, method, target, headers, body)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _new_database(data: Path) -> tuple[str, str]:
+    """The name of an empty database and its URL ("" for the SQLite file that is the default)."""
+    url = os.environ.get("DATABASE_URL", "")
+    if not url:
+        return str(data / "keyturn.sqlite3"), ""
+    name = f"api_{data.parent.name.replace('-', '_')}"
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+    return name, urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+@contextmanager
+def _pointed_at(database: str, keyring: Path) -> Iterator[None]:
+    """This process uses that database and keyring."""
+    old = connection.settings_dict["NAME"], django_settings.KEYTURN_KEYRING
+    connection.close()
+    connection.settings_dict["NAME"], django_settings.KEYTURN_KEYRING = database, keyring
+    keystore.forget_installation()
+    try:
+        yield
+    finally:
+        connection.close()
+        connection.settings_dict["NAME"], django_settings.KEYTURN_KEYRING = old
+        keystore.forget_installation()
+
+
+def start_server(
+    data: Path, environment: dict[str, str], *, workers: int = 1
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start granian with the whole application and wait until it answers."""
+    port = _free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "granian",
+        "--interface",
+        "asgi",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    command += ["--workers", str(workers), "--no-ws", "keyvault.project.asgi:application"]
+    with (data / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True
+        )
+    if not _answers(process, port):
+        stop_server(process)
+        pytest.fail(f"The server did not start:\n{(data / 'server.log').read_text()[-4000:]}")
+    return process, port
+
+
+def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Ask until the server answers; False when it ended or the time is up."""
+    end = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            return exchange(port, "GET", "/v1/.well-known/jwks.json", (), None).status == 200
+        except OSError:
+            time.sleep(0.05)
+    return False
+
+
+def stop_server(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker) -> Iterator[Server]:
+    from rotation.services.policies import install_all
+
+    data = tmp_path_factory.mktemp("api") / "data"
+    data.mkdir(mode=0o700)
+    Keyring.create_file(data / "keyring.json", ["dev", "staging", "prod", "system"])
+    database, url = _new_database(data)
+    with django_db_blocker.unblock(), _pointed_at(database, data / "keyring.json"):
+        call_command("migrate", verbosity=0)
+        install_all(now=clock.now())
+    environment = {"KEYTURN_DATA": str(data), "DATABASE_URL": url, "KEYTURN_DATABASE_POOL": "8"}
+    # Two processes: whatever must hold for a token holds across them.
+    process, port = start_server(data, environment, workers=2)
+    yield Server(port, data, database, data / "server.log")
+    stop_server(process)
+
+
+@pytest.fixture
+def installed(server: Server, django_db_blocker: DjangoDbBlocker) -> Iterator[Server]:
+    """The server, with this process pointed at its database and keyring for one test."""
+    with django_db_blocker.unblock(), _pointed_at(server.database, server.keyring):
+        yield server

@@ -1,0 +1,59 @@
+"""HTTP without a clever client: headers twice, paths as they are, one connection a request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.json["error"]
+        return error
+
+    @property
+    def code(self) -> str:
+        return str(self.error["code"])
+
+
+def exchange(
+    port: int,
+    method: str,
+    target: str,
+    headers: Sequence[tuple[str, str]],
+    body: bytes | None,
+    host: str = "",
+) -> Reply:
+    """Send one request to 127.0.0.1 and read the whole answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        connection.putheader("Host", host or f"127.0.0.1:{port}")
+        names = {name.lower() for name, _ in headers}
+        if body is not None and "content-type" not in names:
+            connection.putheader("Content-Type", "application/json")
+        if body is not None and "content-length" not in names:
+            connection.putheader("Content-Length", str(len(body)))
+        for name, value in headers:
+            connection.putheader(name, value.encode("latin-1"))
+        connection.endheaders(body)
+        response = connection.getresponse()
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, found, response.read())
+    finally:
+        connection.close()
