@@ -377,11 +377,13 @@ def test_an_endless_head_is_cut(raw_server: Any) -> None:
 
 
 def drip(head: bytes) -> Callable[[socket.socket, threading.Event], None]:
-    """After this head, one byte every 20 ms for ever: no single read ever waits long."""
+    """After this head, a byte every 20 ms for six seconds: no single read ever waits long."""
 
     def talk(connection: socket.socket, stopping: threading.Event) -> None:
         connection.sendall(head)
-        while not stopping.wait(0.02):
+        for _ in range(300):
+            if stopping.wait(0.02):
+                return
             connection.sendall(b"x")
 
     return talk
