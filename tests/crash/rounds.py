@@ -1,0 +1,210 @@
+"""Rounds of kill -9: ``python -m tests.crash.rounds --rounds 200``. Prints what was counted as JSON.
+
+A real process moves rotations on, against a provider in a process of its own, and is killed at a random
+instant, again and again. Django is imported once; each round is a fork of that. Time is an argument, so a
+day of rotations passes in seconds. In the end nothing may be lost and nothing doubled.
+
+The database is the one of ``DATABASE_URL`` (or an SQLite file under ``KEYTURN_DATA``), migrated here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import django
+
+django.setup()
+
+from django.conf import settings as django_settings  # noqa: E402
+from django.core.management import call_command  # noqa: E402
+from django.db import connection  # noqa: E402
+from django.db.models import Max  # noqa: E402
+
+from keyvault import audit  # noqa: E402
+from keyvault.domain import State  # noqa: E402
+from keyvault.models import AuditEvent, AuditHead, Delivery, KeyVersion, UsageReport  # noqa: E402
+from rotation.facts import Kind, OperationState  # noqa: E402
+from rotation.models import Operation, Rotation  # noqa: E402
+from rotation.simulators import SimulatorClient  # noqa: E402
+from tests.stories.conftest import BRISK  # noqa: E402
+from tests.stories.world import START, World  # noqa: E402
+
+POLICY = replace(
+    BRISK, monitor=timedelta(minutes=2), quiet=timedelta(minutes=1), cool_off=timedelta(minutes=1)
+)
+STEP = 10.0  # seconds of story time a beat
+SIMULATOR = "removit"
+
+
+class Remote(SimulatorClient):
+    """The provider in its own process; it survives every kill."""
+
+    slug = SIMULATOR
+
+
+@dataclass
+class RemoteSimulator:
+    base_url: str
+    host_port: str
+    control: Remote
+    admin_secret: Any
+
+
+def begin() -> tuple[World, subprocess.Popen[str]]:
+    call_command("migrate", verbosity=0)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rotation.simulators"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    url = json.loads(process.stdout.readline())[SIMULATOR]
+    control = Remote(url)
+    simulator = RemoteSimulator(url, url.removeprefix("http://"), control, control.admin_secret())
+    world = World(simulator, django_settings, policy=POLICY, instances=3)  # type: ignore[arg-type]
+    return world, process
+
+
+def one_life(world: World) -> None:
+    """What a worker does until it is killed: beat after beat, and a new rotation whenever one is over."""
+    while True:
+        step(world)
+
+
+def step(world: World) -> None:
+    last = Rotation.objects.filter(key=world.key_id).order_by("-created_at").first()
+    if last is None or (not last.is_open and last.check_at is None):
+        world.now += timedelta(seconds=1)
+        world.start()
+    elif last.attention == "possible_orphan":
+        world.verb("resume")
+    world.tick(STEP)
+
+
+def latest(world: World) -> Any:
+    """Story time goes on where the database says it was."""
+    seen = [
+        Rotation.objects.aggregate(at=Max("last_check_at"))["at"],
+        Delivery.objects.aggregate(at=Max("at"))["at"],
+        Operation.objects.aggregate(at=Max("lease_until"))["at"],
+        AuditEvent.objects.aggregate(at=Max("at"))["at"],
+    ]
+    return max(at for at in [START, *seen] if at is not None)
+
+
+def round_of(world: World, rng: random.Random, longest: float) -> bool:
+    """Fork a life, kill it; True where it was alive when the signal came."""
+    connection.close()
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        try:
+            one_life(world)
+        finally:
+            os._exit(3)
+    time.sleep(rng.uniform(0, longest))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    world.now = latest(world) + timedelta(seconds=1)
+    for instance in world.instances:
+        # The child counted on, and reports are numbered for ever.
+        last = UsageReport.objects.filter(key=world.key_id, instance=instance.name).aggregate(
+            n=Max("sequence")
+        )
+        instance.sequence = last["n"] or 0
+    return os.WIFSIGNALED(status)
+
+
+def check_now(world: World) -> list[str]:
+    """What must be true at any instant, whatever has just died."""
+    problems = []
+    key = world.key
+    if key.current is None or not world.honoured(key.current.number):
+        problems.append("the current version is not honoured")
+    if key.pending is not None and key.weight and not world.honoured(key.pending.number):
+        problems.append("the pending version is not honoured")
+    if Rotation.objects.open().filter(key=world.key_id).count() > 1:
+        problems.append("two open rotations")
+    return problems
+
+
+def check_chain() -> list[str]:
+    previous, expected = b"", 1
+    for event in AuditEvent.objects.order_by("sequence"):
+        if event.sequence != expected:
+            return [f"audit event {expected} is missing"]
+        if bytes(event.mac) != audit.chain_mac(previous, event):
+            return [f"audit event {expected} does not fit the chain"]
+        previous, expected = bytes(event.mac), expected + 1
+    head = AuditHead.objects.get()
+    return [] if head.sequence == expected - 1 else ["the head is not the last event"]
+
+
+def check_end(world: World) -> list[str]:
+    """Nothing lost, nothing doubled: the provider's keys are exactly those that we say live."""
+    ours = set(
+        KeyVersion.objects.filter(key=world.key_id, state=State.ACTIVE).values_list(
+            "provider_key_id", flat=True
+        )
+    )
+    living = {view.id for view in world.control.keys() if view.live}
+    problems = check_chain()
+    if living != ours:
+        problems.append(f"{len(living - ours)} orphans and {len(ours - living)} lost keys at the provider")
+    if sum(world.failures.values()):
+        problems.append("a consumer saw a failure")
+    for rotation in Rotation.objects.filter(key=world.key_id):
+        events = AuditEvent.objects.filter(subject=str(rotation.id), name="rotation:stage").order_by(
+            "sequence"
+        )
+        stages = [event.details["stage"] for event in events]
+        if (stages or ["requested"])[-1] != rotation.stage or len(stages) != len(set(stages)):
+            problems.append(f"events do not rebuild a rotation: {stages} is not {rotation.stage}")
+    return problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=20260302)
+    parser.add_argument("--longest", type=float, default=0.25, help="seconds a life may last")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)  # noqa: S311
+    world, process = begin()
+    counted: Counter[str] = Counter()
+    problems: list[str] = []
+    try:
+        for _ in range(options.rounds):
+            counted["killed"] += round_of(world, rng, options.longest)
+            problems += check_now(world)
+        world.run(lambda: _at_rest(world), most=600)
+        problems += check_end(world)
+        counted["rotations"] = Rotation.objects.filter(stage="succeeded").count()
+        counted["unknown"] = Operation.objects.filter(kind=Kind.RECONCILE, state=OperationState.DONE).count()
+        counted["events"] = AuditEvent.objects.count()
+        counted["deliveries"] = Delivery.objects.count()
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+    sys.stdout.write(json.dumps({"rounds": options.rounds, **counted, "problems": problems}) + "\n")
+    return 1 if problems else 0
+
+
+def _at_rest(world: World) -> bool:
+    last = world.rotation
+    if last.attention == "possible_orphan":
+        world.verb("resume")
+    return not last.is_open and last.check_at is None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
