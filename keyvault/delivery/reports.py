@@ -11,10 +11,10 @@ from keyvault.delivery.grant import Permit, find_permit
 from keyvault.delivery.keys import instance_of
 from keyvault.delivery.limit import counted
 from keyvault.delivery.requests import Request, check_instance
-from keyvault.delivery.strict_json import integer, moment, parse_object, refuse_unknown
 from keyvault.exceptions import invalid, not_found
 from keyvault.models.activity import OUTCOMES
 from keyvault.services import usage
+from keyvault.strict_json import integer, moment, parse_object, refuse_unknown
 
 MAX_LINES = 50
 MAX_COUNT = 2**31 - 1

@@ -16,9 +16,9 @@ from keyvault.crypto.globs import is_canonical_path
 from keyvault.crypto.tokens import looks_like_ours
 from keyvault.delivery.credentials import Credential, find_credential
 from keyvault.delivery.routes import Endpoint, Route
-from keyvault.delivery.strict_json import refuse_unknown
 from keyvault.errors import MAX_BODY_BYTES
 from keyvault.exceptions import KeyturnError, invalid
+from keyvault.strict_json import refuse_unknown
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -152,8 +152,9 @@ def _check_content_type(scope: Scope) -> None:
     plain = not parameters.strip() or (
         name.strip().lower() == "charset" and charset.strip().strip('"').lower() in ("utf-8", "utf8")
     )
-    if kind.strip().lower() != "application/json" or not plain:
-        raise KeyturnError("unsupported_media_type", "Send application/json in UTF-8.")
+    packed = (header(scope, b"content-encoding") or "identity").strip().lower() != "identity"
+    if kind.strip().lower() != "application/json" or not plain or packed:
+        raise KeyturnError("unsupported_media_type", "Send application/json in UTF-8, not compressed.")
 
 
 async def read_body(scope: Scope, endpoint: Endpoint, receive: Receive) -> bytes:

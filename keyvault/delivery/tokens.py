@@ -16,10 +16,10 @@ from keyvault.delivery.authenticate import Caller, audience, authenticate, issue
 from keyvault.delivery.limit import counted
 from keyvault.delivery.record import NotRecorded
 from keyvault.delivery.requests import Request
-from keyvault.delivery.strict_json import integer, parse_object, refuse_unknown
 from keyvault.exceptions import invalid
 from keyvault.keystore import keys
 from keyvault.services.consumers import revoke_token
+from keyvault.strict_json import integer, parse_object, refuse_unknown
 
 DEFAULT_LIFETIME = 60
 _MINTING = frozenset({"paths", "expires_in"})
