@@ -457,7 +457,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='key',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('pending__isnull', True), ('weight__isnull', True)), models.Q(('pending__isnull', False), ('weight__gte', 0), ('weight__lte', 100)), _connector='OR'), name='key_weight_with_pending'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('pending__isnull', True), ('weight__isnull', True)), models.Q(('pending__isnull', False), ('weight__gte', 0), ('weight__isnull', False), ('weight__lte', 100)), _connector='OR'), name='key_weight_with_pending'),
         ),
         migrations.AddConstraint(
             model_name='key',

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Installation(UUIDModel):
-    """One row: the identity of this Keyturn, bound into every ciphertext. Also the lock for imports."""
+    """One row: the identity of this Keyturn, bound into every ciphertext."""
 
     singleton = models.BooleanField(default=True, unique=True)
     created_at = models.DateTimeField()
@@ -133,12 +133,12 @@ class Key(UUIDModel):
         ordering = ["service__slug", "environment__position"]
         constraints = [
             models.UniqueConstraint(fields=["service", "environment"], name="key_once_per_environment"),
+            # NULL compared with anything is NULL, which a CHECK lets pass.
             models.CheckConstraint(
                 condition=Q(weight__isnull=True, pending__isnull=True)
-                | Q(weight__gte=0, weight__lte=100, pending__isnull=False),
+                | Q(weight__isnull=False, weight__gte=0, weight__lte=100, pending__isnull=False),
                 name="key_weight_with_pending",
             ),
-            # NULL compared with anything is NULL, which a CHECK lets pass.
             models.CheckConstraint(
                 condition=~Q(pending=models.F("current")) | Q(pending__isnull=True) | Q(current__isnull=True),
                 name="key_pending_not_current",
