@@ -78,6 +78,7 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "rotation:revoke:forced": frozenset({"rotation", "version", "offenders"}),
     "rotation:operation": frozenset({"rotation", "operation", "outcome", "attempt"}),
     "rotation:finished": frozenset({"rotation", "stage"}),
+    "kek:promoted": frozenset({"environment", "kid", "was"}),
     "kek:rewrapped": frozenset({"environment", "kid", "rows"}),
 }
 
@@ -103,6 +104,11 @@ def chain_mac(previous: bytes, event: AuditEvent) -> bytes:
     )
 
 
+def lock_chain() -> AuditHead:
+    """The head of the chain, locked until the transaction ends. Take it after every other lock."""
+    return AuditHead.objects.select_for_update().get_or_create(singleton=True)[0]
+
+
 def record(
     name: str,
     *,
@@ -121,7 +127,7 @@ def record(
     unexpected = details.keys() - EVENTS[name]
     if unexpected:
         raise ValueError(f"{name} does not carry {sorted(unexpected)}")
-    head = AuditHead.objects.select_for_update().get_or_create(singleton=True)[0]
+    head = lock_chain()
     event = AuditEvent(
         sequence=head.sequence + 1,
         at=now,

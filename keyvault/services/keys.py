@@ -20,18 +20,19 @@ from keyvault.domain import State, may_become
 from keyvault.exceptions import KeyturnError, invalid
 from keyvault.integrity import sign, verify
 from keyvault.keystore import keys, open_version, seal_version
-from keyvault.models import Environment, Installation, Key, KeyVersion, Service
+from keyvault.models import Environment, Key, KeyVersion, Service
 
 DEFAULT_REFRESH_SECONDS = 300
 
 
 def lock_key(key_id: uuid.UUID) -> Key:
     """The key, locked, with its labels. Raises ``IntegrityError`` where the row was tampered with."""
-    key = (
-        Key.objects.select_for_update(of=("self",))
-        .select_related("service__provider", "service__team", "environment", "current", "pending", "previous")
-        .get(pk=key_id)
-    )
+    # Two queries: PostgreSQL gives rows joined to the locked one as they were before the wait for the
+    # lock, so that a label would be the version of a moment ago, or none at all.
+    Key.objects.select_for_update().order_by().get(pk=key_id)
+    key = Key.objects.select_related(
+        "service__provider", "service__team", "environment", "current", "pending", "previous"
+    ).get(pk=key_id)
     verify(key)
     return key
 
@@ -135,8 +136,9 @@ def fill_version(
     Raises ``validation_error`` (``extra.reason`` is ``already_held`` or ``other_environment``) where we
     hold this secret already.
     """
-    # Imports are rare; one lock for all of them makes the look-up below safe against a twin.
-    Installation.objects.select_for_update().get_or_create(singleton=True, defaults={"created_at": now})
+    # The audit event below takes this lock anyway. Taking it here makes the look-up safe against a twin;
+    # a lock of its own would be taken before that one here and after it elsewhere.
+    audit.lock_chain()
     mark = fingerprint_digest(keys().service.fingerprint, secret)
     _refuse_held_secret(key, mark)
     version.key = key

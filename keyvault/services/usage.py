@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from django.db import connection, transaction
 from django.db.models import Count, F, Max
-from django.db.models.functions import TruncMinute
+from django.db.models.functions import Greatest, TruncMinute
 
 from keyvault.exceptions import invalid
 from keyvault.models import (
@@ -172,7 +172,10 @@ def roll_up(*, now: datetime, batch: int = 20_000) -> int:
     groups = rows.annotate(minute=TruncMinute("at")).values(
         "key_id", "version_id", "consumer_id", "instance", "minute"
     )
-    for group in groups.annotate(n=Count("id"), last=Max("at")).order_by():
+    # In one order everywhere, so that two at once wait for each other instead of locking crosswise.
+    for group in groups.annotate(n=Count("id"), last=Max("at")).order_by(
+        "version_id", "consumer_id", "instance", "minute"
+    ):
         n, last = group.pop("n"), group.pop("last")
         place = {name: group[name] for name in ("version_id", "consumer_id", "instance", "minute")}
         bucket, created = UsageBucket.objects.get_or_create(
@@ -180,7 +183,7 @@ def roll_up(*, now: datetime, batch: int = 20_000) -> int:
         )
         if not created:
             UsageBucket.objects.filter(pk=bucket.pk).update(
-                deliveries=F("deliveries") + n, last_delivery_at=max(bucket.last_delivery_at, last)
+                deliveries=F("deliveries") + n, last_delivery_at=Greatest(F("last_delivery_at"), last)
             )
     rows.update(folded=True)
     RateWindow.objects.filter(minute__lt=now - RATE_WINDOWS_KEPT).delete()
