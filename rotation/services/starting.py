@@ -127,16 +127,21 @@ def emergency(
     one is withheld and revoked first, and consumers get nothing until the new one is there.
     An open rotation that has not promoted yet is hurried along instead of starting a second one.
     """
-    key = key_services.lock_key(key.id)
+    # The rotation before the key: crosswise with a tick, the database would abort one of the two.
+    open_id = Rotation.objects.open().filter(key=key).values_list("id", flat=True).first()
+    rotation = engine.lock(open_id) if open_id is not None else None
+    key = rotation.key if rotation is not None else key_services.lock_key(key.id)
     actor.demand("manage", key.service.team_id)
     leaked = key.current
     if leaked is None:
         raise KeyturnError("no_active_version", "This key has no active version.")
-    rotation = Rotation.objects.open().filter(key=key).first()
-    if rotation is not None:
-        rotation = engine.lock(rotation.id)
-        if rotation.outgoing_id != leaked.id:
+    if rotation is not None and rotation.is_open:
+        if rotation.outgoing is None or rotation.outgoing_id != leaked.id:
             raise in_progress(rotation)
+        leaked = rotation.outgoing  # the copy of the row that is saved again below
+    else:
+        rotation = None
+        _refuse_second(key)
     leaked.key = key
     key_services.mark_compromised(actor, key, leaked, reason=reason, now=now)
     policy = RotationPolicy.objects.get(slug="emergency")
