@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import uuid
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -19,6 +18,7 @@ from keyvault.services import keys as key_services
 from rotation import engine
 from rotation.facts import Kind, OperationState, Side
 from rotation.models import KeySchedule, Operation, Rotation, RotationPolicy
+from rotation.plan import split_salt
 from rotation.policy import Policy, to_json
 from rotation.services.policies import policy_for
 from rotation.services.verbs import in_progress
@@ -66,7 +66,7 @@ def _create(
         reason=reason,
         requested_by=actor.name,
         outgoing=key.current,
-        salt=secrets.token_bytes(32),
+        salt=split_salt(key),  # as the plan told
         created_at=now,
         stage_entered_at=now,
         step_entered_at=now,
