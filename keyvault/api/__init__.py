@@ -1,0 +1,1 @@
+"""The management API: Django REST framework over the same services that the console uses."""

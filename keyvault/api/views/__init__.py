@@ -1,0 +1,1 @@
+"""Views of custody, one file per resource."""

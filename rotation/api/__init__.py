@@ -1,0 +1,1 @@
+"""The management API of providers, policies, keys and rotations."""

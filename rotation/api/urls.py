@@ -1,0 +1,33 @@
+"""Routes of rotation below ``/v1/``."""
+
+from __future__ import annotations
+
+from django.urls import URLPattern, path
+
+from keyvault.api import converters as _converters  # noqa: F401  (registers <name:…>)
+from rotation.api.views import emergencies, keys, policies, providers, rotations
+
+_KEY = "keys/<name:service>/<name:environment>"
+_ROTATION = "rotations/<uuid:rotation>"
+
+urlpatterns: list[URLPattern] = [
+    path("providers/", providers.ProvidersView.as_view()),
+    path("providers/<name:provider>/", providers.ProviderView.as_view()),
+    path("policies/", policies.PoliciesView.as_view()),
+    path("policies/<name:policy>/", policies.PolicyView.as_view()),
+    path("services/<name:service>/keys/", keys.KeysView.as_view()),
+    path("services/<name:service>/keys/<name:environment>/", keys.KeyView.as_view()),
+    path(f"{_KEY}/rotations/", rotations.KeyRotationsView.as_view()),
+    path(f"{_KEY}/emergency/", emergencies.KeyEmergencyView.as_view()),
+    path("emergency/", emergencies.EmergencyView.as_view()),
+    path("rotations/", rotations.RotationsView.as_view()),
+    path(f"{_ROTATION}/", rotations.RotationView.as_view()),
+    path(f"{_ROTATION}/approve/", rotations.ApproveView.as_view()),
+    path(f"{_ROTATION}/pause/", rotations.PauseView.as_view()),
+    path(f"{_ROTATION}/resume/", rotations.ResumeView.as_view()),
+    path(f"{_ROTATION}/advance/", rotations.AdvanceView.as_view()),
+    path(f"{_ROTATION}/abort/", rotations.AbortView.as_view()),
+    path(f"{_ROTATION}/supply/", rotations.SupplyView.as_view()),
+    path(f"{_ROTATION}/confirm-revoked/", rotations.ConfirmRevokedView.as_view()),
+    path(f"{_ROTATION}/force-revoke/", rotations.ForceRevokeView.as_view()),
+]

@@ -1,0 +1,1 @@
+"""Views of rotation, one file per resource."""
