@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Final
 
-from keyvault.project.demo.furnishing import World, current_version, prod_key
+from keyvault.project.demo.furnishing import World, current_version
 from keyvault.project.demo.ledger import Failure, Ledger
 from keyvault.project.demo.results import Hit, RollbackResult
 from keyvault.project.demo.rotating import Follower, follow, works
@@ -23,7 +23,7 @@ def go_wrong(world: World, ledger: Ledger, screen: Screen) -> RollbackResult:
     """Start a rotation, break its new key at 25 %, and see what becomes of it. Raises ``DemoError``."""
     follower = Follower(world, ledger, PROVIDER, "the demo's rotation that goes wrong")
     begun = time.monotonic()
-    while not _spread(follower, ledger):
+    while not _spread(follower, ledger, world.pace.refresh):
         screen.show([follower.row()], time.monotonic() - begun)
         _must_go_on(follower, time.monotonic() - begun, world.pace.patience)
         time.sleep(_LOOK_EVERY)
@@ -33,7 +33,7 @@ def go_wrong(world: World, ledger: Ledger, screen: Screen) -> RollbackResult:
     if old is None or bad is None:
         raise DemoError(f"The rotation of {PROVIDER} does not tell its versions.")
     broken_at = _reject(world, follower)
-    screen.say(f"{PROVIDER} rejects version {bad} from now on; {follower.moved()} instances hold it.")
+    screen.say(f"{PROVIDER} rejects version {bad} from now on; instances that hold it: {follower.moved()}")
     follow([follower], screen, world.pace.patience)
     everyone_back = _await_return(world, ledger, bad)
     secret = ledger.secret(PROVIDER, old)
@@ -42,7 +42,7 @@ def go_wrong(world: World, ledger: Ledger, screen: Screen) -> RollbackResult:
         provider=PROVIDER,
         bad_version=bad,
         old_version=old,
-        current_version=current_version(world.api, prod_key(PROVIDER)),
+        current_version=current_version(world.api, PROVIDER),
         stage=follower.seen.stage,
         weight_before=weight,
         hits=tuple(Hit(name, n) for name, n in sorted(Counter(hit.instance for hit in hits).items())),
@@ -53,12 +53,14 @@ def go_wrong(world: World, ledger: Ledger, screen: Screen) -> RollbackResult:
     )
 
 
-def _spread(follower: Follower, ledger: Ledger) -> bool:
-    """The weight is high enough, and at least one instance has the new key and has used it."""
+def _spread(follower: Follower, ledger: Ledger, refresh: float) -> bool:
+    """The weight is high enough, and two instances have the new key; one, when no more come in time."""
     bad = follower.seen.incoming
-    if follower.seen.stage != Stage.SHIFT or follower.seen.weight < FROM_WEIGHT or bad is None:
+    high = [at.timestamp() for at, weight in follower.seen.weights if weight >= FROM_WEIGHT]
+    if follower.seen.stage != Stage.SHIFT or not high or bad is None:
         return False
-    return bool(ledger.holders(PROVIDER, bad))
+    holders = len(ledger.holders(PROVIDER, bad))
+    return holders > 1 or (holders == 1 and time.time() - high[0] > refresh)
 
 
 def _must_go_on(follower: Follower, passed: float, patience: float) -> None:

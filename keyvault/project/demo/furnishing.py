@@ -69,7 +69,7 @@ def _point_at(api: Api, pace: Pace, slug: str, simulator: RunningSimulator) -> N
     preset = next(preset for preset in PROVIDER_PRESETS if preset.slug == slug)
     changes: dict[str, object] = {"base_url": simulator.base_url}
     if preset.derived_token_seconds:
-        changes["derived_token_seconds"] = pace.token_seconds(preset.derived_token_seconds)
+        changes["derived_token_life"] = f"PT{pace.token_seconds(preset.derived_token_seconds)}S"
     if slug != MANUAL:
         config = {**management_config(), "admin_secret": simulator.admin_secret.expose()}
         changes |= {"driver": "http", "driver_config": config}
@@ -89,19 +89,21 @@ def _add_service(api: Api, provider: str, simulator: RunningSimulator) -> None:
 def _await_first_keys(api: Api) -> None:
     """The driver issues the first version of a key; a worker does that."""
     deadline = time.monotonic() + _FIRST_KEYS_SECONDS
-    missing = [(service, env) for service, _ in SERVICES.values() for env in ENVIRONMENTS]
-    while missing:
+    while missing := [key for slug, _ in SERVICES.values() for key in _without_version(api, slug)]:
         if time.monotonic() > deadline:
-            names = ", ".join("/".join(place) for place in missing)
-            raise DemoError(f"No first version after {_FIRST_KEYS_SECONDS:.0f} s: {names}")
-        time.sleep(0.2)
-        missing = [(s, e) for s, e in missing if current_version(api, f"/v1/keys/{s}/{e}/") is None]
+            raise DemoError(f"No first version after {_FIRST_KEYS_SECONDS:.0f} s: {', '.join(missing)}")
+        time.sleep(0.5)
 
 
-def current_version(api: Api, key: str) -> int | None:
-    """The number of a key's current version."""
-    found = [row["version"] for row in api.everything(f"{key}versions/") if row["label"] == "current"]
-    return int(found[0]) if found else None
+def _without_version(api: Api, service: str) -> list[str]:
+    keys = api.everything(f"/v1/services/{service}/keys/")
+    return [f"{service}/{key['environment']}" for key in keys if key["current"] is None or key["rotation"]]
+
+
+def current_version(api: Api, provider: str) -> int | None:
+    """The number of the current version of a provider's prod key."""
+    number: int | None = api.get(f"/v1/services/{SERVICES[provider][0]}/keys/prod/")["current"]
+    return number
 
 
 def _add_consumer(api: Api, slug: str) -> Consumer:

@@ -59,7 +59,9 @@ class Account:
 
     def turn(self) -> None:
         """What is due now: a report and a look at Keyturn, then one request to the provider."""
-        if time.monotonic() >= self._fetch_at:
+        late = time.monotonic() - self._fetch_at
+        # Between two jobs is the best moment, for with an open one Keyturn lets us keep the key before.
+        if late >= (self._refresh / 2 if self._use.busy else 0.0):
             self.report()
             self.fetch()
         if self._held is not None and time.monotonic() >= self._work_at:

@@ -23,7 +23,7 @@ _FLOORS: Final[Mapping[str, float]] = {
     "probe_every": 3.0,
     "refresh": 2.0,
 }
-_HOLD_FLOOR: Final = 2.0
+_HOLD_FLOOR: Final = 3.0
 _TOKEN_FLOOR: Final = 4.0
 _SAMPLES: Final = 5  # in a window of seconds there is not room for as many requests as in minutes
 

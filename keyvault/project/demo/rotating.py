@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from keyvault.crypto.secret import Secret
+from keyvault.durations import parse_duration
 from keyvault.presets import PROVIDER_PRESETS
 from keyvault.project.demo.furnishing import MANUAL, POLICY, SERVICES, World, prod_key, use_of
 from keyvault.project.demo.ledger import Ledger
@@ -160,6 +161,30 @@ def works(world: World, provider: str, secret: Secret) -> bool:
     return probe(world, provider, secret).ok and world.simulators[provider].control.honours(secret)
 
 
-def read_look(data: dict[str, Any]) -> Look:
+def read_look(data: Mapping[str, Any]) -> Look:
     """A rotation of the API as a ``Look``."""
-    raise AssertionError(data)
+    events = [(datetime.fromisoformat(event["at"]), event) for event in data["events"]]
+    rollbacks = [(at, str(event["reason"])) for at, event in events if event["name"] == "rollback"]
+    return Look(
+        id=str(data["id"]),
+        stage=str(data["stage"]),
+        weight=int(data["weight"]),
+        attention=str(data["attention"]["code"]) if data["attention"] else "",
+        waiting_for=data["attention"]["reason"] if data["attention"] else data["waiting_for"] or "",
+        clock=_clock(data) if data["stage"] == Stage.MONITOR else "",
+        outgoing=_number(data["outgoing"]),
+        incoming=_number(data["incoming"]),
+        verbs=tuple(data["verbs"]),
+        weights=tuple((at, int(event["weight"])) for at, event in events if event["name"] == "weight"),
+        rolled_back=rollbacks[-1] if rollbacks else None,
+    )
+
+
+def _number(side: Mapping[str, Any] | None) -> int | None:
+    return int(side["version"]) if side else None
+
+
+def _clock(data: Mapping[str, Any]) -> str:
+    """Observed healthy time and how much of it is needed."""
+    observed, required = (parse_duration(data["clock"][name]) for name in ("observed", "required"))
+    return f"{observed.total_seconds():.0f} of {required.total_seconds():.0f} s"

@@ -98,7 +98,8 @@ class Keyturn:
     def start(self) -> None:
         """Start, and wait until it is ready. Raises ``DemoError``."""
         arguments = ("serve", "--data", str(self.data), "--host", HOST, "--port", str(self._port))
-        with self.log.open("ab") as log:
+        # Private: the log holds the link that makes the first administrator.
+        with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
             self._process = subprocess.Popen(
                 _command(*arguments),
                 env=dict(self._environment),
@@ -159,10 +160,10 @@ class Keyturn:
 
     def last_words(self) -> str:
         """The end of the log, for an error message."""
-        lines = (
-            self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
-        )
-        return "\n".join([*(f"    {line}" for line in lines[-15:]), f"The whole log: {self.log}"])
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        # A logged traceback is one long line; its beginning tells enough to know where to look.
+        lines = [f"    {line[:300]}" for line in text.splitlines()[-12:]]
+        return "\n".join([*lines, f"The whole log: {self.log}"])
 
     def _ready(self) -> bool:
         wire = Wire(self.base_url)

@@ -73,6 +73,10 @@ class BackgroundCutUse(Use):
             return self._mint(held)
         return self._work(held, token.headers(), token.version, token)
 
+    @property
+    def busy(self) -> bool:
+        return self._file is not None
+
     def moved(self) -> list[int]:
         file, self._file = self._file, None
         return [file.version] if file is not None else []

@@ -82,6 +82,11 @@ class Use(ABC):
     def step(self, held: Held) -> Seen:
         """Make the next request with the key that is held."""
 
+    @property
+    def busy(self) -> bool:
+        """Is a job open that belongs to the key?"""
+        return False
+
     def moved(self) -> list[int]:
         """Another version is held now: give up what belongs to the one before. Returns, for each job
         given up, the version that it was opened with."""
@@ -141,6 +146,10 @@ class _JobUse(Use):
 
     def step(self, held: Held) -> Seen:
         return self._create(held) if self._job is None else self._poll(held, self._job)
+
+    @property
+    def busy(self) -> bool:
+        return self._job is not None
 
     def moved(self) -> list[int]:
         job, self._job = self._job, None
