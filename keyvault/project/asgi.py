@@ -7,9 +7,13 @@ from typing import cast
 
 if _server := os.environ.get("KEYTURN_SERVER_PID"):
     # Below ``keyturn serve`` this runs in a worker process of the server, which may be killed.
+    import signal
+
     from keyvault.project.guard import die_with_parent
 
-    die_with_parent(int(_server))
+    # Not SIGTERM: until its event loop runs, this process still has the server's own handlers, which
+    # would swallow it. Nothing is lost: an answer leaves only after its record is durable.
+    die_with_parent(int(_server), with_signal=signal.SIGKILL)
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
 
@@ -36,5 +40,5 @@ application = Front(
     delivery,
     cast(Application, _bridge),
     _host_is_allowed,
-    on_shutdown=[lambda: _bridge.executor.shutdown(wait=True)],
+    on_shutdown=[lambda: _bridge.executor.shutdown(wait=True), delivery.shut_down],
 )

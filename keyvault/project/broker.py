@@ -37,8 +37,16 @@ _REDIS_SCHEMES = {"redis", "rediss", "valkey", "valkeys", "redis+socket"}
 _AMQP_SCHEMES = {"amqp", "amqps", "pyamqp"}
 
 
-def broker_settings(url: str, data_dir: Path) -> dict[str, Any]:
+# Seconds; longer than any task, because Redis hands a message out again after it.
+VISIBILITY_TIMEOUT = 300
+
+
+def broker_settings(
+    url: str, data_dir: Path, *, visibility_timeout: int = VISIBILITY_TIMEOUT
+) -> dict[str, Any]:
     """Celery settings for the broker at ``url``; an empty one means files below ``data_dir``.
+
+    ``visibility_timeout`` (seconds, Redis only) is when the message of a killed worker comes back.
 
     Redis and Valkey (``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``) and RabbitMQ (``amqp://``,
     ``amqps://``) are known. Raises ``ValueError``, without the URL, for anything else.
@@ -47,7 +55,7 @@ def broker_settings(url: str, data_dir: Path) -> dict[str, Any]:
     if scheme == "filesystem":
         return {**_COMMON, **_filesystem(data_dir)}
     if scheme in _REDIS_SCHEMES:
-        return {**_COMMON, **_redis(url)}
+        return {**_COMMON, **_redis(url, visibility_timeout)}
     if scheme in _AMQP_SCHEMES:
         return {**_COMMON, **_rabbitmq(url)}
     raise ValueError("CELERY_BROKER_URL must be empty, redis://, rediss://, valkey://, amqp:// or amqps://.")
@@ -68,13 +76,12 @@ def _filesystem(data_dir: Path) -> dict[str, Any]:
     }
 
 
-def _redis(url: str) -> dict[str, Any]:
+def _redis(url: str, visibility_timeout: int) -> dict[str, Any]:
     # kombu speaks to Valkey through the redis client and knows no name of its own for it.
     return {
         "broker_url": url.replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1),
         "broker_transport_options": {
-            # Longer than any task; a message of a killed worker comes back after this.
-            "visibility_timeout": 300,
+            "visibility_timeout": visibility_timeout,
             # Without these two the sweep for such messages runs every hundred seconds.
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,

@@ -14,7 +14,13 @@ from keyvault.project.files import ensure_private_dir
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
 
 app = Celery("keyturn")
-app.conf.update(broker_settings(settings.CELERY_BROKER_URL, settings.KEYTURN_DATA))
+app.conf.update(
+    broker_settings(
+        settings.CELERY_BROKER_URL,
+        settings.KEYTURN_DATA,
+        visibility_timeout=settings.CELERY_VISIBILITY_TIMEOUT,
+    )
+)
 app.conf.beat_schedule = {
     "tick": {
         "task": "rotation.tasks.tick",

@@ -89,6 +89,7 @@ def worker() -> None:
     worker_shutting_down.connect(stop, weak=False)
     app.worker_main(
         [
+            "--quiet",
             "worker",
             "--pool=threads",
             f"--concurrency={WORKER_THREADS}",
@@ -96,7 +97,6 @@ def worker() -> None:
             "--without-mingle",
             "--without-heartbeat",
             "--loglevel=INFO",
-            "--quiet",
         ]
     )
 

@@ -168,3 +168,7 @@ def _client() -> Client:
 def _give_up(error: Exception) -> None:
     click.echo(f"keyturn: {error}", err=True)
     sys.exit(getattr(error, "exit_code", 1))
+
+
+if __name__ == "__main__":
+    main()

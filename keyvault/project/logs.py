@@ -29,8 +29,8 @@ _SECRET_NAMES = frozenset(
 )
 
 _SECRET_SHAPES = (
-    # our own tokens: consumer, user, issued key
-    (re.compile(r"\bkt[cuk]_[A-Za-z0-9_]+"), MASK),
+    # our own tokens: consumer, user, issued key; the short hint (ktc_prod_ab12) stays readable
+    (re.compile(r"\bkt[cuk]_(?:[A-Za-z0-9-]+_)?[A-Za-z0-9]{12,}"), MASK),
     # signed tokens in three parts
     (re.compile(r"\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), MASK),
     # a credential behind its scheme, as in a printed header

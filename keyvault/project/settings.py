@@ -13,6 +13,7 @@ import environ
 from csp.constants import NONE, SELF
 
 from keyvault.errors import MAX_BODY_BYTES
+from keyvault.project.broker import VISIBILITY_TIMEOUT
 from keyvault.project.databases import database_settings
 from keyvault.project.files import BASE_DIR, default_data_dir, ensure_private_dir, ensure_secret_key
 from keyvault.project.logs import configure_structlog, logging_settings
@@ -44,8 +45,10 @@ KEYTURN_EGRESS_ALLOW = frozenset(env.list("KEYTURN_EGRESS_ALLOW", default=[]))
 KEYTURN_TRUSTED_PROXIES = frozenset(env.list("KEYTURN_TRUSTED_PROXIES", default=[]))
 KEYTURN_WEB_THREADS = env.int("KEYTURN_WEB_THREADS", 8)
 KEYTURN_HEARTBEAT_MAX_AGE = env.int("KEYTURN_HEARTBEAT_MAX_AGE", max(30, 3 * KEYTURN_TICK))
+KEYTURN_API_RATE = env.str("KEYTURN_API_RATE", "600/min")  # of one user token, in the management API
 KEYTURN_LOG_LEVEL = env.str("KEYTURN_LOG_LEVEL", "INFO").upper()
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", "")
+CELERY_VISIBILITY_TIMEOUT = env.int("CELERY_VISIBILITY_TIMEOUT", VISIBILITY_TIMEOUT)
 
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]", _public.hostname])
 CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"]
@@ -228,6 +231,14 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/v1/",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,
+    "PATH_CONVERTER_OVERRIDES": {"name": str, "username": str},
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "POSTPROCESSING_HOOKS": [
+        "keyvault.api.openapi.refuse_strange_fields",
+        "keyvault.api.openapi.type_path_parameters",
+        "keyvault.api.openapi.add_refusals",
+        "keyvault.project.openapi.add_consumer_paths",
+    ],
 }
 
 configure_structlog()
