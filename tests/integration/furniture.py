@@ -1,4 +1,4 @@
-"""A small furnished Keyturn for tests that need rows but no provider, and threads with their own connections."""
+"""A small furnished Keyturn for tests that need rows but no provider, and threads with connections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from django.db import connection, connections
+import pytest
+from django.db import connection, connections, transaction
 
 from keyvault.actors import SYSTEM
 from keyvault.crypto.secret import Secret
@@ -103,11 +104,12 @@ def reread_version(version: KeyVersion) -> KeyVersion:
 
 def second_version(key: Key, *, secret: Secret | None = None) -> KeyVersion:
     """Another active version of this key, without a label."""
-    key = keys.lock_key(key.id)
-    version = keys.request_version(SYSTEM, key, now=NOW)
-    keys.fill_version(
-        SYSTEM, key, version, secret or fresh_secret(), provider_key_id="", imported=True, now=NOW
-    )
+    with transaction.atomic():
+        key = keys.lock_key(key.id)
+        version = keys.request_version(SYSTEM, key, now=NOW)
+        keys.fill_version(
+            SYSTEM, key, version, secret or fresh_secret(), provider_key_id="", imported=True, now=NOW
+        )
     return version
 
 
@@ -171,9 +173,18 @@ def ask(token: Secret, service: str, environment: str = "prod", query: str = "")
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(application(scope, receive, send))
+    with _connections_let_go():
+        asyncio.run(application(scope, receive, send))
     body = b"".join(message.get("body", b"") for message in sent)
     return Delivered(sent[0]["status"], body.decode())
+
+
+@contextmanager
+def _connections_let_go() -> Iterator[None]:
+    """The threads of delivery close their connections after each request, so that a test database can go."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
+        yield
 
 
 # Threads -------------------------------------------------------------------------------------------

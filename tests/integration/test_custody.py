@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -132,7 +133,7 @@ def test_the_weight_of_a_rotation_falls_only_to_zero_in_a_rollback(furniture: Fu
     row = Rotation.objects.filter(pk=rotation.pk)
     row.update(weight=50)
     for columns in ({"weight": 25}, {"weight": 0}):
-        assert "rotation_weight_rises" in refused_by_database(lambda c=columns: row.update(**c))
+        assert "rotation_weight_rises" in refused_by_database(partial(row.update, **columns))
     half = {"stage": Stage.ROLLED_BACK, "weight": 25, "finished_at": NOW}
     assert "rotation_weight_rises" in refused_by_database(lambda: row.update(**half))
     row.update(stage=Stage.ROLLED_BACK, weight=0, finished_at=NOW)
@@ -146,7 +147,7 @@ def test_a_key_has_one_open_rotation_at_most(furniture: Furniture) -> None:
     key = furniture.empty_key()
     first = _rotation(furniture, Stage.SHIFT, key)
     for stage in set(Stage) - TERMINAL:
-        refused_by_database(lambda s=stage: _rotation(furniture, s, key))
+        refused_by_database(partial(_rotation, furniture, stage, key))
     for stage in TERMINAL:
         _rotation(furniture, stage, key)
     Rotation.objects.filter(pk=first.pk).update(stage=Stage.ROLLED_BACK, finished_at=NOW)
@@ -187,11 +188,11 @@ def test_a_weight_belongs_to_a_pending_version(furniture: Furniture) -> None:
 def test_a_version_number_and_a_secret_exist_once_in_a_key(furniture: Furniture) -> None:
     key = furniture.key()
     assert key.current is not None
-    fresh = {"key": key, "state": State.REQUESTED, "created_at": NOW, "mac": b""}
-    refused_by_database(lambda: KeyVersion.objects.create(number=1, **fresh))
-    refused_by_database(
-        lambda: KeyVersion.objects.create(number=2, fingerprint=key.current.fingerprint, **fresh)
-    )
+    mark = key.current.fingerprint
+    create = partial(KeyVersion.objects.create, key=key, state=State.REQUESTED, created_at=NOW, mac=b"")
+    refused_by_database(partial(create, number=1))
+    refused_by_database(partial(create, number=2, fingerprint=mark))
+    create(number=2)
 
 
 def test_a_service_has_one_key_in_an_environment(furniture: Furniture) -> None:
@@ -248,7 +249,7 @@ def test_audit_events_are_never_changed(furniture: Furniture) -> None:
     assert newest is not None
     row = AuditEvent.objects.filter(pk=newest.pk)
     for columns in ({"actor": "nobody"}, {"at": NOW + timedelta(days=1)}, {"reason": "x"}):
-        assert "audit_append_only" in refused_by_database(lambda c=columns: row.update(**c))
+        assert "audit_append_only" in refused_by_database(partial(row.update, **columns))
     again = AuditEvent(sequence=newest.sequence, at=NOW, name="key:created", mac=b"")
     refused_by_database(lambda: again.save(force_insert=True))
 
