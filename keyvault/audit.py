@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -118,7 +118,7 @@ def record(
     team_id: uuid.UUID | None = None,
     subject: str = "",
     reason: str = "",
-    **details: object,
+    **details: Any,
 ) -> AuditEvent:
     """Append one event. Call it last in the transaction of the change: the head row is a lock.
 

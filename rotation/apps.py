@@ -7,4 +7,7 @@ class RotationConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from rotation import checks  # noqa: F401  (registers the system checks)
+        from rotation import checks, engine, tasks
+
+        checks.install()
+        engine.hang_bell(tasks.ring)

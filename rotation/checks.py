@@ -13,7 +13,6 @@ from keyvault.models import Provider
 from rotation.drivers import DRIVERS
 
 
-@register(Tags.database)
 def every_driver_is_known(
     app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
@@ -32,3 +31,8 @@ def every_driver_is_known(
         )
         for slug, driver in rows
     ]
+
+
+def install() -> None:
+    """Register the checks; Django keeps each of them once."""
+    register(every_driver_is_known, Tags.database)

@@ -192,7 +192,7 @@ def _verify(r: Snapshot, seen: Observations, now: datetime) -> Action:
         return (
             Attention(
                 "no_probe",
-                "this provider has no probe, so the new key cannot be verified; check it by hand, then advance",
+                "this provider has no probe, so the new key is not verified: check it by hand, then advance",
                 (Verb.ADVANCE, Verb.ABORT),
             )
             if not r.advance_asked

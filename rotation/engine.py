@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -16,7 +17,7 @@ from django.db import transaction
 from keyvault import audit
 from keyvault.actors import SYSTEM, Actor
 from keyvault.domain import State
-from keyvault.models import Key, KeyVersion
+from keyvault.models import KeyVersion
 from keyvault.services import keys as key_services
 from rotation.decide import clean_up, decide, probes_due
 from rotation.facts import (
@@ -63,14 +64,14 @@ def lock(rotation_id: uuid.UUID) -> Rotation:
 
 @transaction.atomic
 def advance(rotation_id: uuid.UUID, now: datetime, *, ring: Ring | None = None) -> Rotation:
-    """Do everything that can be done about this rotation now; safe to call at any time, any number of times."""
+    """Do all that can be done about this rotation now; safe to call at any time, any number of times."""
     rotation = lock(rotation_id)
     return advance_locked(rotation, now, ring=ring)
 
 
 def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = None) -> Rotation:
     """``advance`` for a rotation that the caller has locked, inside its transaction."""
-    ring = ring or _ring
+    ring = ring or _bell
     for _ in range(ACTIONS_AT_ONCE):
         if not rotation.is_open:
             if not _clean_up_once(rotation, now, ring):
@@ -145,7 +146,7 @@ def _note_progress(rotation: Rotation, now: datetime) -> None:
 
 
 def event(
-    rotation: Rotation, name: str, *, reason: str, now: datetime, actor: Actor = SYSTEM, **details: object
+    rotation: Rotation, name: str, *, reason: str, now: datetime, actor: Actor = SYSTEM, **details: Any
 ) -> None:
     """One line in the timeline and one audit event, in the transaction of the change."""
     last = rotation.events.order_by("-sequence").values_list("sequence", flat=True).first() or 0
@@ -212,7 +213,7 @@ def _call(rotation: Rotation, action: Call, now: datetime, ring: Ring) -> None:
 
 def ask(rotation: Rotation, kind: Kind, side: Side, now: datetime, *, ring: Ring | None = None) -> None:
     """Record an intent that a person asked for, on a rotation the caller has locked."""
-    _call(rotation, Call(kind, side), now, ring or _ring)
+    _call(rotation, Call(kind, side), now, ring or _bell)
 
 
 def _live(rotation: Rotation, action: Call) -> Operation | None:
@@ -223,10 +224,17 @@ def _live(rotation: Rotation, action: Call) -> Operation | None:
     )
 
 
-def _ring(operation_id: uuid.UUID) -> None:
-    from rotation.tasks import ring  # the doorbell lives in an entrance; a tick does without it
+def _no_bell(operation_id: uuid.UUID) -> None:
+    """Without a broker the next tick finds the operation."""
 
-    ring(operation_id)
+
+_bell: Ring = _no_bell
+
+
+def hang_bell(ring: Ring) -> None:
+    """How operations are announced where the caller names no way. Set once, when the app is ready."""
+    global _bell
+    _bell = ring
 
 
 def _set_weight(rotation: Rotation, action: SetWeight, now: datetime) -> None:

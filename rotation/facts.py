@@ -83,7 +83,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True)
 class OperationView:
-    """The latest operation of one kind on one side. ``outcome`` is a short word the driver's answer became."""
+    """The latest operation of one kind on one side. ``outcome`` is what the driver's answer became."""
 
     state: OperationState
     outcome: str = ""

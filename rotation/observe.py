@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from datetime import datetime, timedelta
+from typing import Any
 
-from django.db.models import Count, F, Max, Q, Sum
+from django.db.models import Count, Max, Q, Sum
 
+from keyvault import jobs
 from keyvault.domain import Split, State, gets_pending
+from keyvault.jobs import Instance
 from keyvault.models import Delivery, Key, KeyVersion, UsageBucket, UsageLine
 from keyvault.models.activity import OUTCOMES
 from rotation import specs
@@ -31,7 +34,6 @@ from rotation.models import Approval, Operation, Rotation
 from rotation.policy import Policy, from_json
 
 ACTIVE_INSTANCE = timedelta(days=7)
-Instance = tuple[str, str]  # consumer slug, instance name
 
 
 def snapshot(rotation: Rotation) -> Snapshot:
@@ -134,7 +136,7 @@ def _evidence(
         .values("version_id", "consumer__slug", "instance", "credential")
         .annotate(**sums)
     )
-    by_version: dict[uuid.UUID, list[dict[str, object]]] = {}
+    by_version: dict[uuid.UUID, list[Mapping[str, Any]]] = {}
     reporting: set[Instance] = set()
     for row in rows:
         by_version.setdefault(row["version_id"], []).append(row)
@@ -152,7 +154,7 @@ def _evidence(
     return sides[0], sides[1], reporting
 
 
-def _fold(lines: Iterable[dict[str, object]], probe: str, probe_at: datetime | None) -> Evidence:
+def _fold(lines: Iterable[Mapping[str, Any]], probe: str, probe_at: datetime | None) -> Evidence:
     totals = dict.fromkeys((item.name for item in fields(Counts)), 0)
     invalid: set[Instance] = set()
     failing: set[Instance] = set()
@@ -163,7 +165,7 @@ def _fold(lines: Iterable[dict[str, object]], probe: str, probe_at: datetime | N
         names.add("/".join(place))
         by_key = line["credential"] == "key"
         for name in OUTCOMES:
-            n = int(str(line[name]))
+            n: int = line[name]
             # A 401 to an access token tells of its paths or its age, not of the key: a client error.
             target = "client_error" if not by_key and name in ("auth_invalid", "auth_missing") else name
             totals[target] += n
@@ -299,7 +301,7 @@ def _last_used(outgoing: KeyVersion, since: datetime) -> dict[str, datetime]:
     return used
 
 
-def _seen_on(version_id: object, since: datetime) -> dict[Instance, datetime]:
+def _seen_on(version_id: uuid.UUID | None, since: datetime) -> dict[Instance, datetime]:
     seen: dict[Instance, datetime] = {}
     folded = UsageBucket.objects.filter(version_id=version_id, minute__gt=since - timedelta(minutes=1))
     fresh = Delivery.objects.filter(version_id=version_id, at__gt=since, folded=False)
@@ -317,23 +319,12 @@ def _never_moved(rotation: Rotation, outgoing: KeyVersion, now: datetime) -> dic
     return {"/".join(place): last for place, last in before.items() if place not in moved}
 
 
-def open_jobs(version_id: object, since: datetime) -> dict[Instance, datetime]:
-    """Instances with more jobs opened than closed under a version, and when they last said so."""
-    rows = (
-        UsageLine.objects.filter(version_id=version_id)
-        .values_list("consumer__slug", "instance")
-        .annotate(left=Sum(F("jobs_opened") - F("jobs_closed")), last=Max("to_at"))
-        .filter(left__gt=0, last__gt=since)
-    )
-    return {(consumer, name): last for consumer, name, left, last in rows}
-
-
 def _open_jobs(rotation: Rotation, outgoing: KeyVersion, now: datetime) -> dict[str, datetime]:
     provider = rotation.key.service.provider
     if not provider.key_affine:
         return {}
     since = now - timedelta(seconds=provider.max_job_age_seconds)
-    return {"/".join(place): last for place, last in open_jobs(outgoing.id, since).items()}
+    return {"/".join(place): last for place, last in jobs.open_jobs(outgoing.id, since).items()}
 
 
 def _derived_tokens(rotation: Rotation, outgoing: KeyVersion, now: datetime) -> dict[str, Offender]:

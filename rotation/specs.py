@@ -9,8 +9,8 @@ from keyvault.crypto.tokens import digest
 from keyvault.domain import State
 from keyvault.keystore import keys, open_admin_secret
 from keyvault.models import KeyVersion, Provider
-from rotation.drivers.base import Capabilities, ProbeSpec, ProviderSpec
 from rotation import drivers
+from rotation.drivers.base import Capabilities, ProbeSpec, ProviderSpec
 
 
 def _honours(secret: Secret) -> bool:

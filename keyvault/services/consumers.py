@@ -6,6 +6,7 @@ import ipaddress
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import transaction
 
@@ -227,7 +228,7 @@ def remove_grant(actor: Actor, grant: Grant, *, now: datetime) -> None:
     row.delete()
 
 
-def _record_grant(event: str, actor: Actor, grant: Grant, now: datetime, **details: object) -> None:
+def _record_grant(event: str, actor: Actor, grant: Grant, now: datetime, **details: Any) -> None:
     audit.record(
         event,
         actor=actor,

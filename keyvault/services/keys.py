@@ -206,8 +206,8 @@ def promote(actor: Actor, key: Key, *, now: datetime) -> None:
     """Labels move: pending becomes current, current becomes previous."""
     if key.pending is None:
         raise KeyturnError("invalid_transition", "No version is pending.")
-    key.current, key.previous, key.pending = key.pending, key.current, None
-    key.weight = None
+    outgoing: KeyVersion | None = key.current
+    key.current, key.previous, key.pending, key.weight = key.pending, outgoing, None, None
     _save(key)
     audit.record(
         "key:promoted",
@@ -215,7 +215,7 @@ def promote(actor: Actor, key: Key, *, now: datetime) -> None:
         now=now,
         key=key,
         version=key.current.number,
-        previous=key.previous.number if key.previous else None,
+        previous=outgoing.number if outgoing is not None else None,
     )
 
 
@@ -309,7 +309,7 @@ def set_never_shown(actor: Actor, key: Key, *, never_shown: bool, now: datetime)
 
 
 def reveal(actor: Actor, key: Key, *, reason: str, now: datetime) -> tuple[KeyVersion, Secret]:
-    """The current secret, for a person who re-authenticated. The audit event commits before it is returned."""
+    """The current secret, for a person who re-authenticated; its audit event commits before that."""
     with transaction.atomic():
         key = lock_key(key.id)
         actor.demand("manage", key.service.team_id)

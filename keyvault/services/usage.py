@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
-from django.db.models import Count, F, Max
+from django.db.models import Count, F, Max, QuerySet
 from django.db.models.functions import Greatest, TruncMinute
 
 from keyvault.exceptions import invalid
@@ -143,9 +144,9 @@ def _delivered_versions(consumer: Consumer, key: Key, report: ReportInput) -> di
     wanted = {line.version for line in report.lines}
     versions = {version.number: version for version in key.versions.filter(number__in=wanted)}
     ids = [version.id for version in versions.values()]
-    seen = set(_delivered_to(Delivery.objects.filter(version_id__in=ids), consumer, report.instance))
+    seen = _delivered_to(Delivery.objects.filter(version_id__in=ids), consumer, report.instance)
     if len(seen) < len(ids):
-        seen |= set(_delivered_to(UsageBucket.objects.filter(version_id__in=ids), consumer, report.instance))
+        seen |= _delivered_to(UsageBucket.objects.filter(version_id__in=ids), consumer, report.instance)
     for line in report.lines:
         version = versions.get(line.version)
         if version is None or version.id not in seen:
@@ -153,8 +154,11 @@ def _delivered_versions(consumer: Consumer, key: Key, report: ReportInput) -> di
     return versions
 
 
-def _delivered_to(rows, consumer: Consumer, instance: str) -> Iterable[object]:  # type: ignore[no-untyped-def]
-    return rows.filter(consumer=consumer, instance=instance).values_list("version_id", flat=True).distinct()
+def _delivered_to(
+    rows: QuerySet[Delivery] | QuerySet[UsageBucket], consumer: Consumer, instance: str
+) -> set[uuid.UUID]:
+    mine = rows.filter(consumer=consumer, instance=instance)
+    return set(mine.order_by().values_list("version_id", flat=True).distinct())
 
 
 @transaction.atomic
@@ -176,7 +180,7 @@ def roll_up(*, now: datetime, batch: int = 20_000) -> int:
     for group in groups.annotate(n=Count("id"), last=Max("at")).order_by(
         "version_id", "consumer_id", "instance", "minute"
     ):
-        n, last = group.pop("n"), group.pop("last")
+        n, last = group["n"], group["last"]
         place = {name: group[name] for name in ("version_id", "consumer_id", "instance", "minute")}
         bucket, created = UsageBucket.objects.get_or_create(
             **place, defaults={"key_id": group["key_id"], "deliveries": n, "last_delivery_at": last}

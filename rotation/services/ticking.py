@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime, timedelta
 
 import structlog
@@ -21,7 +22,7 @@ AFTER_FAILURE = timedelta(minutes=1)
 
 
 def tick(now: datetime, *, ring: engine.Ring) -> int:
-    """Start what is due, free what died, move every rotation that is due, ring for every operation that is due.
+    """Start what is due, free what died, move what is due, ring for every operation that is due.
 
     Returns how many rotations were looked at.
     """
@@ -44,7 +45,7 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
 
 
 @transaction.atomic
-def _postpone(rotation_id: object, now: datetime) -> None:
+def _postpone(rotation_id: uuid.UUID, now: datetime) -> None:
     Rotation.objects.filter(pk=rotation_id, check_at__isnull=False).update(
         check_at=now + AFTER_FAILURE, revision=F("revision") + 1
     )

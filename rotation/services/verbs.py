@@ -1,4 +1,4 @@
-"""What a person may tell an open rotation. Each verb records who, why and when, then lets the engine go on."""
+"""What a person may tell an open rotation: each verb records who and why, then lets the engine go on."""
 
 from __future__ import annotations
 
@@ -299,9 +299,8 @@ def _demand_other_approval(rotation: Rotation, actor: Actor, now: datetime) -> N
     """In a protected environment somebody else must have approved the revoke."""
     if not rotation.key.environment.protected:
         return
-    others = Approval.objects.filter(rotation=rotation, transition="revoke", expires_at__gt=now).exclude(
-        user_id=actor.user_id
-    )
+    others = Approval.objects.filter(rotation=rotation, transition="revoke", expires_at__gt=now)
+    others = others.exclude(user__username=actor.name)
     if not others.exists():
         raise KeyturnError(
             "approval_required",

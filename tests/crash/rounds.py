@@ -156,7 +156,8 @@ def check_end(world: World) -> list[str]:
             "provider_key_id", flat=True
         )
     )
-    living = {view.id for view in world.control.keys() if view.live}
+    views = world.control.keys()
+    living = {view.id for view in views if view.live}
     problems = check_chain()
     if living != ours:
         problems.append(f"{len(living - ours)} orphans and {len(ours - living)} lost keys at the provider")
@@ -178,7 +179,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=20260302)
     parser.add_argument("--longest", type=float, default=0.25, help="seconds a life may last")
     options = parser.parse_args()
-    rng = random.Random(options.seed)  # noqa: S311
+    rng = random.Random(options.seed)
     world, process = begin()
     counted: Counter[str] = Counter()
     problems: list[str] = []

@@ -32,11 +32,11 @@ def own_installation(tmp_path: Path, database_vendor: str) -> Iterator[dict[str,
         return
     url, name = os.environ["DATABASE_URL"], f"crash_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(url, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        server.execute(f"CREATE DATABASE {name}")
     parts = urlsplit(url)
     yield {**environment, "DATABASE_URL": urlunsplit(parts._replace(path=f"/{name}"))}
     with psycopg.connect(url, autocommit=True) as server:
-        server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.mark.serial
@@ -54,7 +54,7 @@ def test_two_hundred_kills_lose_nothing_and_double_nothing(
     assert done.stdout, done.stderr[-4000:]
     counted = json.loads(done.stdout.splitlines()[-1])
     with capsys.disabled():
-        print(f"\nkill -9: {counted}")
+        sys.stdout.write(f"\nkill -9: {counted}\n")
     assert counted["problems"] == []
     assert done.returncode == 0, done.stderr[-4000:]
     assert counted["killed"] == counted["rounds"] == ROUNDS

@@ -15,7 +15,7 @@ from keyvault.exceptions import KeyturnError
 from keyvault.models import User
 from keyvault.services import people
 from rotation import operations
-from rotation.facts import Kind
+from rotation.facts import Kind, OperationState
 from rotation.models import Operation
 from rotation.policy import Policy
 from rotation.services import starting, verbs
@@ -27,7 +27,8 @@ Build = Callable[..., World]
 
 
 def _live(w: World) -> list[str]:
-    return [view.label for view in w.control.keys() if view.live]
+    views = w.control.keys()
+    return [view.label for view in views if view.live]
 
 
 def _without(w: World, *members: str) -> None:
@@ -65,7 +66,8 @@ def test_a_lost_answer_of_a_provider_that_cannot_list_asks_a_person(world: Build
     w.start()
     w.run(lambda: bool(w.rotation.attention), most=10)
     assert w.rotation.attention == "possible_orphan"
-    assert w.honoured(1) and w.failures == {}
+    assert w.honoured(1)
+    assert w.failures == {}
 
 
 def test_a_worker_that_dies_while_issuing_leaves_no_second_key(world: Build) -> None:
@@ -89,7 +91,7 @@ def test_a_stale_worker_settles_nothing(world: Build) -> None:
     w.start()
     issue = Operation.objects.get(rotation=w.rotation, kind=Kind.ISSUE)
     Operation.objects.filter(pk=issue.pk).update(state="running", fence=7, lease_until=w.now)
-    stale = operations.Settlement(operations.OperationState.DONE, "issued")
+    stale = operations.Settlement(OperationState.DONE, "issued")
     assert not operations.settle(issue.id, 6, stale, w.now, ring=w.rung.append)
     assert w.rotation.stage == "deploy"
     issue.refresh_from_db()
@@ -144,7 +146,8 @@ def test_a_quota_told_by_the_provider_deletes_nothing(world: Build) -> None:
     w.start()
     w.tick()
     assert w.rotation.attention == "quota_full"
-    assert len(_live(w)) == 1 and w.honoured(1)
+    assert len(_live(w)) == 1
+    assert w.honoured(1)
 
 
 def test_a_provider_that_kills_the_old_key_on_issue_goes_straight_to_everybody(world: Build) -> None:
@@ -154,7 +157,8 @@ def test_a_provider_that_kills_the_old_key_on_issue_goes_straight_to_everybody(w
     w.work()
     w.run(lambda: w.rotation.stage == "monitor", most=3, traffic=False)
     assert w.rotation.no_fallback
-    assert w.key.current is not None and w.key.current.number == 2
+    assert w.key.current is not None
+    assert w.key.current.number == 2
     w.run_to("succeeded")
 
 
@@ -176,7 +180,8 @@ def test_throttling_is_honoured_and_the_rotation_goes_on(world: Build) -> None:
     w.start()
     w.tick()
     issue = Operation.objects.get(rotation=w.rotation, kind=Kind.ISSUE)
-    assert issue.state == "pending" and issue.retry_at is not None
+    assert issue.state == "pending"
+    assert issue.retry_at is not None
     assert issue.retry_at - w.now >= timedelta(seconds=19)
     w.control.clear_faults()
     w.run_to("shift")
@@ -249,7 +254,8 @@ def test_the_manual_provider_is_rotated_by_pasting_and_confirming(
     assert w.rotation.stage == "revoke", "a word is no proof while the provider still honours the key"
     w.control.revoke(old.provider_key_id)
     w.run_to("succeeded", step=60)
-    assert not w.honoured(1) and w.failures == {}
+    assert not w.honoured(1)
+    assert w.failures == {}
 
 
 def test_a_pasted_key_that_we_hold_already_is_refused_and_changes_nothing(
@@ -270,7 +276,8 @@ def test_approvals_come_from_another_person(world: Build) -> None:
     ann, bob = _person(w, "ann", Role.OPERATOR), _person(w, "bob", Role.OPERATOR)
     rotation = starting.start(ann, w.key, policy=w.policy, now=w.now, ring=w.rung.append)
     w.tick()
-    assert w.rotation.stage == "requested" and w.rotation.waiting_code == "approval_start"
+    assert w.rotation.stage == "requested"
+    assert w.rotation.waiting_code == "approval_start"
     with pytest.raises(KeyturnError) as own:
         verbs.approve(ann, rotation.id, reason="me", now=w.now, ring=w.rung.append)
     assert own.value.code == "permission_denied"
@@ -302,7 +309,8 @@ def test_emergency_replaces_at_once_and_revokes_the_leaked_key(world: Build) -> 
     starting.emergency(SYSTEM, w.key, mode="replace", reason="leaked", now=w.now, ring=w.rung.append)
     w.run_to("succeeded", step=10)
     assert w.failures == {}
-    assert not w.honoured(1) and w.version(1).compromised_at is not None
+    assert not w.honoured(1)
+    assert w.version(1).compromised_at is not None
     assert w.rotation.finished_at is not None
     assert w.rotation.finished_at - w.rotation.created_at < timedelta(minutes=16)
 
@@ -314,7 +322,8 @@ def test_emergency_kill_withholds_and_revokes_first(world: Build) -> None:
     w.tick(1, traffic=False)
     assert not w.honoured(1)
     w.run_to("succeeded", traffic=False)
-    assert w.key.current is not None and w.key.current.number == 2
+    assert w.key.current is not None
+    assert w.key.current.number == 2
 
 
 def test_emergency_hurries_an_open_rotation_instead_of_starting_a_second(world: Build) -> None:
@@ -345,5 +354,6 @@ def test_a_due_key_is_rotated_by_the_schedule_once(world: Build, brisk: Policy) 
     assert Rotation.objects.filter(key=w.key_id, trigger="schedule").count() == 1
     w.run_to("succeeded")
     schedule = KeySchedule.objects.get(key=w.key_id)
-    assert schedule.last_rotation_at is not None and schedule.next_rotation_at is not None
+    assert schedule.last_rotation_at is not None
+    assert schedule.next_rotation_at is not None
     assert schedule.next_rotation_at > w.now + timedelta(days=28)

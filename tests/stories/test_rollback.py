@@ -25,8 +25,10 @@ def test_a_rejected_key_rolls_back_in_shift(world: Build) -> None:
     w.run_to("rolled_back", most=4)
 
     assert w.rotation.rolled_back_reason
-    assert w.key.current is not None and w.key.current.number == 1
-    assert w.key.pending is None and w.rotation.weight == 0
+    assert w.key.current is not None
+    assert w.key.current.number == 1
+    assert w.key.pending is None
+    assert w.rotation.weight == 0
     assert w.version(2).withheld_at is not None
     hit = dict(w.failures)
     w.tick()
@@ -55,7 +57,8 @@ def test_a_rejected_key_rolls_back_in_monitor(world: Build) -> None:
     w.tick()
     w.control.set_fault(reject_key_id=_incoming_id(w))
     w.run_to("rolled_back", most=5)
-    assert w.key.current is not None and w.key.current.number == 1
+    assert w.key.current is not None
+    assert w.key.current.number == 1
     assert w.key.previous is None
     w.tick()
     before = sum(w.failures.values())
@@ -138,7 +141,8 @@ def test_abort_before_the_revoke_brings_the_old_key_back(world: Build, stage: st
     w.control.clear_faults()
     w.run(lambda: not w.rotation.is_open)
     assert w.rotation.stage == ("cancelled" if stage == "deploy" else "rolled_back")
-    assert w.key.current is not None and w.key.current.number == 1
+    assert w.key.current is not None
+    assert w.key.current.number == 1
     assert w.honoured(1)
     assert w.failures == {}
 
@@ -147,11 +151,14 @@ def test_abort_while_the_old_key_cools_off_enables_it_again(world: Build) -> Non
     w = world()
     w.start()
     w.run_to("revoke")
-    assert w.version(1).state == "disabled" and not w.honoured(1)
+    assert w.version(1).state == "disabled"
+    assert not w.honoured(1)
     w.verb("abort")
     w.work()
     w.run_to("rolled_back", most=10)
-    assert w.honoured(1) and w.key.current is not None and w.key.current.number == 1
+    assert w.honoured(1)
+    assert w.key.current is not None
+    assert w.key.current.number == 1
 
 
 def test_jobs_of_the_outgoing_key_are_no_error_of_the_incoming_one(world: Build) -> None:
@@ -162,7 +169,8 @@ def test_jobs_of_the_outgoing_key_are_no_error_of_the_incoming_one(world: Build)
     for _ in range(8):
         w.tick()
         w.report(mover, 2, {"not_found_job": 3})
-    assert w.rotation.stage == "shift" and w.rotation.weight == 50
+    assert w.rotation.stage == "shift"
+    assert w.rotation.weight == 50
     assert w.rotation.waiting_code == "affinity"
 
 

@@ -16,8 +16,10 @@ from typing import Any
 
 from keyvault.actors import SYSTEM
 from keyvault.crypto.secret import Secret
-from keyvault.domain import Label, Split, choose
-from keyvault.integrity import verify
+from keyvault.delivery.authenticate import Caller
+from keyvault.delivery.choose import choose_version
+from keyvault.delivery.grant import find_permit
+from keyvault.delivery.record import record_answer
 from keyvault.keystore import open_version, seal_admin_secret
 from keyvault.models import Consumer, ConsumerToken, Environment, Key, KeyVersion, Provider
 from keyvault.services import catalogue, consumers, keys, people, usage
@@ -128,10 +130,9 @@ class World:
         return rotation
 
     def version(self, number: int) -> KeyVersion:
-        version = KeyVersion.objects.select_related("key__service", "key__environment").get(
+        return KeyVersion.objects.select_related("key__service", "key__environment").get(
             key=self.key_id, number=number
         )
-        return version
 
     def secret(self, number: int) -> Secret:
         return open_version(self.version(number))
@@ -176,7 +177,8 @@ class World:
             self.tick(step, traffic=traffic)
         rotation = self.rotation
         raise AssertionError(
-            f"still {rotation.stage} at weight {rotation.weight}: {rotation.waiting_for} {rotation.attention_reason}"
+            f"still {rotation.stage} at weight {rotation.weight}: {rotation.waiting_for} "
+            f"{rotation.attention_reason}"
         )
 
     def run_to(self, stage: str, **more: Any) -> None:
@@ -189,29 +191,14 @@ class World:
             self.use(instance, calls=calls)
 
     def ask(self, instance: Instance) -> KeyVersion:
-        """What delivery answers this instance, recorded as delivery records it."""
-        key = self.key
-        verify(key)
-        split = None
-        if key.pending is not None and key.weight is not None:
-            split = Split(key.weight, bytes(key.split_salt), key.canaries, key.pinned)
-        label = choose(split, self.consumer.slug, instance.name, holds_outgoing_jobs=False)
-        version = {Label.CURRENT: key.current, Label.PENDING: key.pending}[label]
-        assert version is not None
-        verify(version)
-        assert version.withheld_at is None
-        version.key = key
-        usage.record_delivery(
-            key=key,
-            version=version,
-            token=self.token,
-            instance=instance.name,
-            label=label,
-            credential="consumer_token",
-            status=200,
-            request_id="story",
-            now=self.now,
-        )
+        """What delivery answers this instance: its own steps, at the time of the story."""
+        caller = Caller(self.token, "consumer_token", None, None)
+        permit = find_permit(caller, self.service.slug, self.environment.slug, self.now)
+        assert permit is not None
+        choice = choose_version(permit, instance.name, None)
+        record_answer(permit, choice, instance=instance.name, status=200, request_id="story")
+        version = choice.version
+        version.key = permit.key
         instance.version = version.number
         if not instance.seen or instance.seen[-1] != version.number:
             instance.seen.append(version.number)

@@ -74,9 +74,9 @@ def both(*parts: Observations) -> Observations:
     return replace(SEEN, operations=merged)
 
 
-S, K, O = Stage, Kind, OperationState
-MONITORED = {"monitored": timedelta(hours=24)}
-LATE = {"deadline_at": NOW}
+S, K, OP = Stage, Kind, OperationState
+MONITORED: dict[str, Any] = {"monitored": timedelta(hours=24)}
+LATE: dict[str, Any] = {"deadline_at": NOW}
 STRAGGLER = replace(SEEN, offenders=(Offender("billing/web-7", "last seen on v6 13 min ago"),))
 FROZEN = replace(STANDARD, freezes=(Freeze(NOW - timedelta(1), NOW + timedelta(1), "holidays"),))
 APPROVED = {"start": 1, "revoke": 1}
@@ -90,40 +90,46 @@ TABLE: list[tuple[str, Snapshot, Observations, Verdict, object]] = [
     ("frozen", rotation(S.REQUESTED, policy=FROZEN), SEEN, PASS, "window"),
     # deploy: issue
     ("asks for a key", rotation(S.DEPLOY), SEEN, PASS, Call(K.ISSUE, Side.INCOMING)),
-    ("asks once", rotation(S.DEPLOY), having(K.ISSUE, O.PENDING), PASS, "issuing"),
-    ("asks once", rotation(S.DEPLOY), having(K.ISSUE, O.RUNNING), PASS, "issuing"),
-    ("lost answer", rotation(S.DEPLOY), having(K.ISSUE, O.UNKNOWN), PASS, Call(K.RECONCILE, Side.INCOMING)),
-    ("manual", rotation(S.DEPLOY), having(K.ISSUE, O.NEEDS_PERSON), PASS, ("supply_key", Verb.SUPPLY)),
-    ("refused", rotation(S.DEPLOY), having(K.ISSUE, O.FAILED, "refused"), PASS, ("refused", Verb.RESUME)),
+    ("asks once", rotation(S.DEPLOY), having(K.ISSUE, OP.PENDING), PASS, "issuing"),
+    ("asks once", rotation(S.DEPLOY), having(K.ISSUE, OP.RUNNING), PASS, "issuing"),
+    ("lost answer", rotation(S.DEPLOY), having(K.ISSUE, OP.UNKNOWN), PASS, Call(K.RECONCILE, Side.INCOMING)),
+    ("manual", rotation(S.DEPLOY), having(K.ISSUE, OP.NEEDS_PERSON), PASS, ("supply_key", Verb.SUPPLY)),
+    ("refused", rotation(S.DEPLOY), having(K.ISSUE, OP.FAILED, "refused"), PASS, ("refused", Verb.RESUME)),
     ("no room", rotation(S.DEPLOY), replace(SEEN, quota_full=True), PASS, ("quota_full", Verb.RESUME)),
     (
         "orphan",
         rotation(S.DEPLOY),
-        both(having(K.ISSUE, O.UNKNOWN), having(K.RECONCILE, O.FAILED)),
+        both(having(K.ISSUE, OP.UNKNOWN), having(K.RECONCILE, OP.FAILED)),
         PASS,
         ("possible_orphan", Verb.SUPPLY),
     ),
     # deploy: verify
     ("verifies", rotation(S.DEPLOY, incoming_held=True), SEEN, PASS, Call(K.VERIFY, Side.INCOMING)),
-    ("verified", rotation(S.DEPLOY, incoming_held=True), having(K.VERIFY, O.DONE, "verified"), PASS, S.SHIFT),
+    (
+        "verified",
+        rotation(S.DEPLOY, incoming_held=True),
+        having(K.VERIFY, OP.DONE, "verified"),
+        PASS,
+        S.SHIFT,
+    ),
     (
         "issuing killed the old key",
         rotation(S.DEPLOY, incoming_held=True),
-        having(K.VERIFY, O.DONE, "outgoing_dead"),
+        having(K.VERIFY, OP.DONE, "outgoing_dead"),
         PASS,
         S.SHIFT,
     ),
     (
         "not accepted",
         rotation(S.DEPLOY, incoming_held=True),
-        having(K.VERIFY, O.FAILED, "rejected"),
+        having(K.VERIFY, OP.FAILED, "rejected"),
         PASS,
         Rollback,
     ),
     (
         "verifier broken",
         rotation(S.DEPLOY, incoming_held=True),
-        having(K.VERIFY, O.FAILED, "verifier_broken"),
+        having(K.VERIFY, OP.FAILED, "verifier_broken"),
         PASS,
         ("verifier_broken", Verb.ABORT),
     ),
@@ -205,57 +211,57 @@ TABLE: list[tuple[str, Snapshot, Observations, Verdict, object]] = [
         PASS,
         Call(K.REVOKE, Side.OUTGOING),
     ),
-    ("cooled off", rotation(S.REVOKE), out(K.DISABLE, O.DONE), PASS, Call(K.REVOKE, Side.OUTGOING)),
-    ("asked", rotation(S.REVOKE, revoke_asked=True), out(K.REVOKE, O.RUNNING), PASS, "revoking"),
+    ("cooled off", rotation(S.REVOKE), out(K.DISABLE, OP.DONE), PASS, Call(K.REVOKE, Side.OUTGOING)),
+    ("asked", rotation(S.REVOKE, revoke_asked=True), out(K.REVOKE, OP.RUNNING), PASS, "revoking"),
     (
         "by hand",
         rotation(S.REVOKE, revoke_asked=True),
-        out(K.REVOKE, O.NEEDS_PERSON),
+        out(K.REVOKE, OP.NEEDS_PERSON),
         PASS,
         ("confirm_revoked", Verb.CONFIRM_REVOKED),
     ),
     (
         "proves it",
         rotation(S.REVOKE, revoke_asked=True),
-        out(K.REVOKE, O.DONE),
+        out(K.REVOKE, OP.DONE),
         PASS,
         Call(K.CONFIRM, Side.OUTGOING),
     ),
     (
         "unknown: proves it",
         rotation(S.REVOKE, revoke_asked=True),
-        out(K.REVOKE, O.UNKNOWN),
+        out(K.REVOKE, OP.UNKNOWN),
         PASS,
         Call(K.CONFIRM, Side.OUTGOING),
     ),
     (
         "dead",
         rotation(S.REVOKE, revoke_asked=True),
-        both(out(K.REVOKE, O.DONE), out(K.CONFIRM, O.DONE, "dead")),
+        both(out(K.REVOKE, OP.DONE), out(K.CONFIRM, OP.DONE, "dead")),
         PASS,
         S.SUCCEEDED,
     ),
     (
         "undead",
         rotation(S.REVOKE, revoke_asked=True),
-        both(out(K.REVOKE, O.DONE), out(K.CONFIRM, O.DONE, "alive")),
+        both(out(K.REVOKE, OP.DONE), out(K.CONFIRM, OP.DONE, "alive")),
         PASS,
         ("undead_key", Verb.CONFIRM_REVOKED),
     ),
     (
         "no way back after the revoke was asked",
         rotation(S.REVOKE, revoke_asked=True, abort_asked=True),
-        out(K.REVOKE, O.RUNNING),
+        out(K.REVOKE, OP.RUNNING),
         FAIL,
         "revoking",
     ),
     # abort
     ("abort before anything", rotation(S.REQUESTED, abort_asked=True), SEEN, PASS, S.CANCELLED),
-    ("abort while issuing", rotation(S.DEPLOY, abort_asked=True), having(K.ISSUE, O.RUNNING), PASS, ""),
+    ("abort while issuing", rotation(S.DEPLOY, abort_asked=True), having(K.ISSUE, OP.RUNNING), PASS, ""),
     (
         "abort, lost answer",
         rotation(S.DEPLOY, abort_asked=True),
-        having(K.ISSUE, O.UNKNOWN),
+        having(K.ISSUE, OP.UNKNOWN),
         PASS,
         Call(K.RECONCILE, Side.INCOMING),
     ),
@@ -285,15 +291,21 @@ TABLE: list[tuple[str, Snapshot, Observations, Verdict, object]] = [
 def test_decide(case: str, state: Snapshot, seen: Observations, verdict: Verdict, expected: object) -> None:
     action = decide(state, seen, verdict, NOW)
     if isinstance(expected, Stage):
-        assert isinstance(action, Enter) and action.stage is expected
+        assert isinstance(action, Enter)
+        assert action.stage is expected
     elif isinstance(expected, str):
-        assert isinstance(action, Wait) and action.code == expected
-        assert action.reason and action.until > NOW
+        assert isinstance(action, Wait)
+        assert action.code == expected
+        assert action.reason
+        assert action.until > NOW
     elif isinstance(expected, tuple):
         code, verb = expected
-        assert isinstance(action, Attention) and action.code == code and verb in action.verbs
+        assert isinstance(action, Attention)
+        assert action.code == code
+        assert verb in action.verbs
     elif expected is Rollback:
-        assert isinstance(action, Rollback) and action.reason
+        assert isinstance(action, Rollback)
+        assert action.reason
     else:
         assert action == expected
 
@@ -316,7 +328,9 @@ def test_a_disabled_key_that_somebody_still_uses_stops_the_revoke() -> None:
     view = replace(seen.operations[(Kind.DISABLE, Side.OUTGOING)], finished_at=NOW - timedelta(hours=1))
     seen = replace(seen, operations={(Kind.DISABLE, Side.OUTGOING): view})
     action = decide(rotation(Stage.REVOKE), seen, PASS, NOW)
-    assert isinstance(action, Attention) and action.code == "late_use" and Verb.ABORT in action.verbs
+    assert isinstance(action, Attention)
+    assert action.code == "late_use"
+    assert Verb.ABORT in action.verbs
 
 
 def test_both_keys_are_probed_on_their_interval() -> None:
@@ -370,6 +384,7 @@ def test_a_rolled_back_rotation_ends_with_its_key_revoked(
 ) -> None:
     action = clean_up(rotation(Stage.ROLLED_BACK, incoming_held=True), seen, due_at=due, now=NOW)
     if isinstance(expected, str):
-        assert isinstance(action, Wait | Attention) and action.code == expected
+        assert isinstance(action, Wait | Attention)
+        assert action.code == expected
     else:
         assert action == expected

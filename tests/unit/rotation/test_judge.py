@@ -148,7 +148,7 @@ def test_the_one_sided_test(bad_a: int, bad_b: int, significant: bool) -> None:
     assert (one_sided_p(bad_a, 100, bad_b, 100) < 0.01) is significant
 
 
-PASS, SUSPECT, HOLD = (Verdict(kind, "c", "r") for kind in ("pass", "suspect", "hold"))  # type: ignore[arg-type]
+PASS, SUSPECT, HOLD = (Verdict(kind, "c", "r") for kind in ("pass", "suspect", "hold"))
 MONITOR = replace(R, stage=Stage.MONITOR, weight=100, monitored=timedelta(hours=1), passes=1, failed_checks=1)
 SLACK = timedelta(seconds=30)
 
