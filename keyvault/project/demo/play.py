@@ -118,6 +118,10 @@ class Play:
         follow(followers, self._screen, self._pace.patience)
         return followers
 
+    def unanswered(self) -> dict[str, int]:
+        """How often a consumer did not get an answer from Keyturn itself, by cause."""
+        return self._ledger.unanswered_counts()
+
     def _check_crew(self) -> None:
         for instance in self._instances:
             if instance.died is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Final, TextIO
@@ -66,7 +67,9 @@ class Screen:
     def show(self, rows: Sequence[Row], seconds: float) -> None:
         """The state of all rotations, ``seconds`` after they began."""
         if self._live:
-            lines = table(_HEADS, [astuple(row) for row in rows])
+            # A line that the terminal wraps would be two to climb over.
+            width = shutil.get_terminal_size().columns - 1
+            lines = [line[:width] for line in table(_HEADS, [astuple(row) for row in rows])]
             self._wipe()
             self._write("\n".join(lines) + "\n")
             self._drawn = len(lines)

@@ -170,6 +170,13 @@ def test_on_a_terminal_the_table_is_drawn_over_itself_and_messages_stay() -> Non
     assert stream.getvalue().endswith("done\n")
 
 
+def test_a_line_is_cut_where_the_terminal_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    Screen(stream).show([row("shift", "5 %")], 1.0)
+    assert max(len(line) for line in stream.getvalue().splitlines()) == 39
+
+
 def failure(version: int, at: float = 1.0) -> Failure:
     return Failure("removit", "web-shop/web-shop-1", version, "key", "auth_invalid", 401, at)
 
