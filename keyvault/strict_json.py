@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import Any
 
 from keyvault.exceptions import KeyturnError, invalid
 
@@ -49,20 +50,27 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def parse_object(body: bytes) -> dict[str, object]:
-    """The object in the body. Raises ``malformed_json``; ``validation_error`` for no body and other roots."""
-    if not body:
-        raise KeyturnError("validation_error", "A JSON object is expected as the body.")
+def parse(body: bytes) -> Any:
+    """The value of a JSON text. Raises ``malformed_json``; ``validation_error`` for endless numbers.
+
+    NaN, infinite numbers and odd characters are for the caller to refuse.
+    """
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
-        raise _malformed() from None
+        raise _malformed("The body is not UTF-8.") from None
     if _depth(text) > MAX_DEPTH:
         raise _malformed(f"The body is nested deeper than {MAX_DEPTH} levels.")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
+        return json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
     except ValueError:
+        # The parser's own message would quote the body.
         raise _malformed() from None
+
+
+def parse_object(body: bytes) -> dict[str, object]:
+    """The object in the body. Raises ``malformed_json``; ``validation_error`` for no body and other roots."""
+    value = parse(body) if body else None
     if not isinstance(value, dict):
         raise KeyturnError("validation_error", "A JSON object is expected as the body.")
     return value

@@ -11,12 +11,11 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.generators import SchemaGenerator
 
 from keyvault.api.converters import IN_OPENAPI
-from keyvault.delivery import schema as delivery
 from keyvault.errors import CODES
 
 Document = dict[str, Any]
 
-_METHODS: Final = ("get", "head", "post", "patch", "put", "delete")
+METHODS: Final = ("get", "head", "post", "patch", "put", "delete")
 _RETRIED: Final = (429, 503)
 
 
@@ -53,7 +52,7 @@ def document() -> Document:
 def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Document]]:
     """Every operation as (path, method, operation)."""
     for path, item in document["paths"].items():
-        for method in _METHODS:
+        for method in METHODS:
             if method in item:
                 yield path, method, item[method]
 
@@ -96,23 +95,6 @@ def add_refusals(result: Document, **_: Any) -> Document:
         for status in sorted(statuses):
             operation["responses"].setdefault(str(status), {"$ref": f"#/components/responses/Error{status}"})
     components["responses"] = {f"Error{status}": _error_response(status) for status in sorted(used)}
-    return result
-
-
-def add_consumer_paths(result: Document, **_: Any) -> Document:
-    """Consumers' paths are served outside of Django and describe themselves."""
-    for section, items in delivery.components().items():
-        known = result["components"].setdefault(section, {})
-        for name, item in items.items():
-            known.setdefault(name, item)
-    for path, item in delivery.paths().items():
-        # The generator goes through path items as if they held operations only.
-        shared = item.get("parameters", [])
-        for method in _METHODS:
-            if method in item:
-                operation = {**item[method], "parameters": [*shared, *item[method].get("parameters", [])]}
-                result["paths"].setdefault(path, {})[method] = operation
-    result["paths"] = dict(sorted(result["paths"].items()))
     return result
 
 
