@@ -149,7 +149,9 @@ class Client:
             last = attempt == self._attempts
             try:
                 with self._opener.open(request, timeout=timeout) as response:
-                    return Answer(response.status, response.read(MAX_ANSWER), response.headers.get("ETag", ""))
+                    return Answer(
+                        response.status, response.read(MAX_ANSWER), response.headers.get("ETag", "")
+                    )
             except urllib.error.HTTPError as error:
                 with error:
                     if error.code == 304:
@@ -159,7 +161,9 @@ class Client:
                     delay = _delay(attempt, error.headers.get("Retry-After"))
             except OSError as error:
                 if last:
-                    raise ClientError(f"{self._base} cannot be reached: {_reason(error)}.", UNAVAILABLE) from error
+                    raise ClientError(
+                        f"{self._base} cannot be reached: {_reason(error)}.", UNAVAILABLE
+                    ) from error
                 delay = _delay(attempt, None)
             self._wait(delay)
         raise ClientError("No attempt was allowed.", USAGE)

@@ -1,4 +1,4 @@
-"""The error envelope of the HTTP contract, for every layer that answers: delivery, DRF, Django, the ASGI front.
+"""The error envelope of the HTTP contract, for every layer that answers: delivery, DRF, Django, the front.
 
 No framework is imported here, so that all of them can use it.
 """

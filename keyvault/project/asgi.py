@@ -17,10 +17,10 @@ if _server := os.environ.get("KEYTURN_SERVER_PID"):
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
 
-from a2wsgi import WSGIMiddleware  # noqa: E402
-from django.conf import settings  # noqa: E402
-from django.core.wsgi import get_wsgi_application  # noqa: E402
-from django.http.request import split_domain_port, validate_host  # noqa: E402
+from a2wsgi import WSGIMiddleware
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.http.request import split_domain_port, validate_host
 
 _wsgi = get_wsgi_application()
 

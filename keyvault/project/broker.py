@@ -64,7 +64,8 @@ def broker_settings(
 def _filesystem(data_dir: Path) -> dict[str, Any]:
     queue = str(data_dir / "queue")
     return {
-        "broker_url": "filesystem://",
+        # kombu warns at every connection that has no host name.
+        "broker_url": "filesystem://localhost//",
         # It would broadcast through files that nobody reads.
         "worker_enable_remote_control": False,
         "broker_transport_options": {

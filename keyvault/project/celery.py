@@ -33,7 +33,7 @@ app.conf.beat_schedule = {
 app.conf.beat_schedule_filename = str(settings.KEYTURN_DATA / "beat-schedule")
 app.autodiscover_tasks(["keyvault", "rotation"])
 
-if app.conf.broker_url == "filesystem://":
+if app.conf.broker_url.startswith("filesystem:"):
     ensure_private_dir(settings.KEYTURN_DATA / "queue")
     ensure_private_dir(settings.KEYTURN_DATA / "queue-ctl")
 

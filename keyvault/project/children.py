@@ -32,9 +32,8 @@ def prepare() -> None:
     installation.prepare()
     link = installation.setup_link()
     if link is not None:
-        sys.stdout.write(
-            f"\nOpen this link to make the first administrator. It works once, for 24 hours:\n\n  {link.expose()}\n\n"
-        )
+        sys.stdout.write("\nOpen this link to make the first administrator. It works once, for 24 hours:\n")
+        sys.stdout.write(f"\n  {link.expose()}\n\n")
         sys.stdout.flush()
 
 

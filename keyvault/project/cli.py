@@ -52,7 +52,9 @@ def main() -> None:
 @main.command()
 @_DATA
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free port."
+)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Web processes.")
 def serve(data: Path | None, host: str, port: int, workers: int) -> None:
     """Run everything: web, worker and scheduler."""
@@ -71,7 +73,9 @@ def serve(data: Path | None, host: str, port: int, workers: int) -> None:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--once", is_flag=True, help="End when the story is told; without it the console stays open.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@click.option("--speed", default=1.0, show_default=True, type=click.FloatRange(0.1, 100), help="Faster policies.")
+@click.option(
+    "--speed", default=1.0, show_default=True, type=click.FloatRange(0.1, 100), help="Faster policies."
+)
 def demo(data: Path | None, port: int, once: bool, as_json: bool, speed: float) -> None:
     """Rotate a key of each simulated provider under load, and report what the consumers saw."""
     from keyvault.project.demo import run
@@ -104,7 +108,9 @@ def token(username: str, admin: bool, expires: str, data: Path | None) -> None:
 @main.command()
 @click.argument("service")
 @click.argument("environment")
-@click.option("--version", "version", default="", help="current, pending, previous or a number (needs a grant).")
+@click.option(
+    "--version", "version", default="", help="current, pending, previous or a number (needs a grant)."
+)
 @click.option("--format", "form", default="raw", show_default=True, type=click.Choice(["raw", "json", "env"]))
 def get(service: str, environment: str, version: str, form: str) -> None:
     """Print a key. Needs KEYTURN_URL and KEYTURN_TOKEN."""
@@ -147,7 +153,9 @@ def run(arguments: tuple[str, ...]) -> None:
 
     # The shell's "--" tells our arguments from the program's; click swallows it, so the first
     # argument that is no binding starts the command.
-    count = next((at for at, text in enumerate(arguments) if text == "--" or text.count(":") != 2), len(arguments))
+    count = next(
+        (at for at, text in enumerate(arguments) if text == "--" or text.count(":") != 2), len(arguments)
+    )
     keys, command = arguments[:count], arguments[count:]
     if command[:1] == ("--",):
         command = command[1:]

@@ -54,7 +54,9 @@ def permission_denied(request: HttpRequest, exception: Exception) -> HttpRespons
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    return error_response(request, "permission_denied", "The form has expired. Reload the page and send it again.")
+    return error_response(
+        request, "permission_denied", "The form has expired. Reload the page and send it again."
+    )
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -164,8 +164,10 @@ async def _buffered(scope: Scope, receive: Receive) -> Receive:
 
 
 def _for_wsgi(scope: Scope, request_id: str) -> Scope:
-    """The scope for a WSGI application, which sees ``X_Y`` and ``X-Y`` as one header: keep only the latter."""
-    headers: Headers = [pair for pair in scope["headers"] if b"_" not in pair[0] and pair[0] != b"x-request-id"]
+    """The scope for a WSGI application. There ``X_Y`` and ``X-Y`` are one header: only the latter is kept."""
+    headers: Headers = [
+        pair for pair in scope["headers"] if b"_" not in pair[0] and pair[0] != b"x-request-id"
+    ]
     headers.append((b"x-request-id", request_id.encode()))
     return {**scope, "headers": headers}
 

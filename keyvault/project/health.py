@@ -73,7 +73,9 @@ def _key_service() -> dict[str, object]:
             sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kid)
             check_canary(keks, held[row.kid], row.kid, installation_id(), sealed)
     except IntegrityError as error:
-        raise CheckFailed("A KEK does not open its canary: the keyring is not this installation's.") from error
+        raise CheckFailed(
+            "A KEK does not open its canary: the keyring is not this installation's."
+        ) from error
     except (KeyServiceUnavailable, KeyringError) as error:
         raise CheckFailed("The keyring cannot be used.") from error
     return {"keks": len(held), "canaries": len(rows)}
@@ -129,7 +131,9 @@ class StateCollector:
             zeros=[state.value for state in OperationState],
         )
         attention = Rotation.objects.exclude(attention="").filter(finished_at__isnull=True).count()
-        yield GaugeMetricFamily("keyturn_rotations_attention", "Rotations that wait for a person.", value=attention)
+        yield GaugeMetricFamily(
+            "keyturn_rotations_attention", "Rotations that wait for a person.", value=attention
+        )
         age = heartbeat_age()
         yield GaugeMetricFamily(
             "keyturn_beat_age_seconds",

@@ -1,4 +1,4 @@
-"""What has to be there before the first request: keyring, tables, presets, static files, somebody who may sign in.
+"""What has to be there before the first request: keyring, tables, presets, static files, a way to sign in.
 
 Every step may be repeated and may be interrupted anywhere.
 """

@@ -21,11 +21,38 @@ MASK = "***"
 
 # Exact names after lower-casing and "-" -> "_". A field that names a key of ours is called key_path.
 _SECRET_NAMES = frozenset(
-    """
-    access_token admin_secret api_key apikey authorization ciphertext client_secret cookie cookies csrftoken
-    dek key passphrase password password1 password2 pepper private_key proxy_authorization raw_key secret
-    secret_key session sessionid set_cookie supplied token wrapped_dek x_api_key x_auth_token
-    """.split()
+    [
+        "access_token",
+        "admin_secret",
+        "api_key",
+        "apikey",
+        "authorization",
+        "ciphertext",
+        "client_secret",
+        "cookie",
+        "cookies",
+        "csrftoken",
+        "dek",
+        "key",
+        "passphrase",
+        "password",
+        "password1",
+        "password2",
+        "pepper",
+        "private_key",
+        "proxy_authorization",
+        "raw_key",
+        "secret",
+        "secret_key",
+        "session",
+        "sessionid",
+        "set_cookie",
+        "supplied",
+        "token",
+        "wrapped_dek",
+        "x_api_key",
+        "x_auth_token",
+    ]
 )
 
 _SECRET_SHAPES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+
 import structlog
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse

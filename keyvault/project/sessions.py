@@ -12,7 +12,9 @@ from django.utils import timezone
 _STARTED = "keyturn_started"
 
 
-def absolute_session_limit(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+def absolute_session_limit(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
     """Django's own expiry starts anew whenever a session is saved, so the start is kept beside it."""
 
     def middleware(request: HttpRequest) -> HttpResponse:

@@ -121,7 +121,8 @@ class Supervisor:
         for child in self._children:
             if child.process is not None and (code := child.process.poll()) is not None:
                 child.note_end(now)
-                _say(f"The {child.role} process ended ({code}); starting it again in {back_off(child.failures):.1f} s.")
+                pause = back_off(child.failures)
+                _say(f"The {child.role} process ended ({code}); starting it again in {pause:.1f} s.")
             if child.process is None and now >= child.not_before:
                 child.process = subprocess.Popen(
                     self._command(child.role), env=self._environment(), start_new_session=True

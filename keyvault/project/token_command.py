@@ -30,7 +30,9 @@ def user_token(username: str, *, admin: bool, expires: str) -> Secret:
     except User.DoesNotExist as error:
         raise TokenRefused("There is no such person. Add --admin to create an administrator.") from error
     except DatabaseError as error:
-        raise TokenRefused("The database is not set up. Run `keyturn serve` once, or `keyturn migrate`.") from error
+        raise TokenRefused(
+            "The database is not set up. Run `keyturn serve` once, or `keyturn migrate`."
+        ) from error
     except (KeyringError, KeyServiceUnavailable) as error:
         raise TokenRefused(f"The keyring cannot be used: {error}") from error
     except ValueError as error:

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
 from keyvault.project import health
-
-
-def _present(*routes: tuple[str, str]) -> list[URLResolver | URLPattern]:
-    return [
-        path(prefix, include(module))
-        for prefix, module in routes
-        if find_spec(module.rpartition(".")[0]) and find_spec(module)
-    ]
-
 
 admin.site.site_header = admin.site.site_title = "Keyturn records"
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
@@ -28,12 +17,10 @@ urlpatterns: list[URLResolver | URLPattern] = [
     path("metrics", health.metrics, name="metrics"),
     path("accounts/", include("allauth.account.urls")),
     path("admin/", admin.site.urls),
-    *_present(
-        ("v1/", "keyvault.api.urls"),
-        ("v1/", "rotation.api.urls"),
-        ("", "keyvault.console.urls"),
-        ("", "rotation.console.urls"),
-    ),
+    path("v1/", include("keyvault.api.urls")),
+    path("v1/", include("rotation.api.urls")),
+    path("", include("keyvault.console.urls")),
+    path("", include("rotation.console.urls")),
 ]
 
 handler400 = "keyvault.project.failures.bad_request"

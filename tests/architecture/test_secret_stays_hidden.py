@@ -70,7 +70,19 @@ def test_no_way_of_carrying_it_off_works(carry: object) -> None:
         carry(Holder(Secret(PLAIN)) if carry is dataclasses.asdict else Secret(PLAIN))
 
 
-LOUD = {"debug", "info", "warning", "error", "exception", "critical", "print", "echo", "format", "record", "delay"}
+LOUD = {
+    "debug",
+    "info",
+    "warning",
+    "error",
+    "exception",
+    "critical",
+    "print",
+    "echo",
+    "format",
+    "record",
+    "delay",
+}
 
 
 def test_plaintext_is_never_exposed_into_a_log_an_audit_event_or_a_task() -> None:
@@ -81,7 +93,12 @@ def test_plaintext_is_never_exposed_into_a_log_an_audit_event_or_a_task() -> Non
                 if not isinstance(node, ast.Call) or _name(node.func) not in LOUD:
                     continue
                 inside = [*node.args, *(keyword.value for keyword in node.keywords)]
-                if any(_name(sub.func) == "expose" for part in inside for sub in ast.walk(part) if isinstance(sub, ast.Call)):
+                if any(
+                    _name(sub.func) == "expose"
+                    for part in inside
+                    for sub in ast.walk(part)
+                    if isinstance(sub, ast.Call)
+                ):
                     found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     # The one command whose purpose is to print a fresh token.
     assert [place for place in found if not place.startswith("keyvault/project/cli.py")] == []

@@ -1,4 +1,4 @@
-"""The production brokers, for real: a worker process performs a tick, and a killed worker's message comes back.
+"""The production brokers, for real: a worker performs a tick, and a killed worker's message comes back.
 
 A tick is held in the middle by taking the database's write lock: no hook in the product is needed.
 """
@@ -122,7 +122,18 @@ class Installation:
     def start_worker(self) -> tuple[subprocess.Popen[bytes], Path]:
         """A worker as in production: Celery's own command, processes as its pool, no scheduler."""
         log = self.folder / f"worker-{len(self.workers)}.log"
-        command = [sys.executable, "-m", "celery", "-A", "keyvault.project.celery", "worker", "-c", "1", "-l", "INFO"]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "keyvault.project.celery",
+            "worker",
+            "-c",
+            "1",
+            "-l",
+            "INFO",
+        ]
         worker = start(command, self.environment, log)
         self.workers.append(worker)
         wait_for(lambda: "ready." in log.read_text(), "the worker is ready")

@@ -69,7 +69,16 @@ def serving(
     data, log = tmp_path / "installation", tmp_path / "serve.log"
     if not request.node.get_closest_marker("first_start"):
         shutil.copytree(request.getfixturevalue("prepared"), data)
-    command = [sys.executable, "-m", "keyvault.project.cli", "serve", "--port", str(free_port), "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "keyvault.project.cli",
+        "serve",
+        "--port",
+        str(free_port),
+        "--workers",
+        "2",
+    ]
     environment = {**bare_environment, "KEYTURN_TICK": "1"}
     process = start(command, environment, log)
     state = Serving(process, f"http://127.0.0.1:{free_port}", data, log, environment)
@@ -122,7 +131,9 @@ def test_kill_9_of_the_server_ends_its_worker_processes_and_starts_it_again(serv
 def test_kill_9_of_the_worker_starts_it_again_and_the_beat_goes_on(serving: Serving) -> None:
     (worker,) = serving.role("worker")
     worker.kill()
-    (after,) = wait_for(lambda: [new for new in serving.role("worker") if new.pid != worker.pid], "a new worker")
+    (after,) = wait_for(
+        lambda: [new for new in serving.role("worker") if new.pid != worker.pid], "a new worker"
+    )
     wait_for(lambda: serving.log.read_text().count("celery@") >= 2, "the new worker is ready")
     # With a tick a second, a heartbeat can only be this young if the new worker beats.
     wait_for(lambda: _heartbeat(serving) > after.create_time(), "a heartbeat of the new worker")
@@ -135,7 +146,9 @@ def test_a_web_worker_process_that_dies_is_replaced(serving: Serving) -> None:
     assert answers(f"{serving.url}/livez")
 
 
-def test_a_second_start_keeps_what_is_there_and_needs_no_new_keyring(serving: Serving, free_port: int) -> None:
+def test_a_second_start_keeps_what_is_there_and_needs_no_new_keyring(
+    serving: Serving, free_port: int
+) -> None:
     before = {name: (serving.data / name).read_bytes() for name in ("keyring.json", "secret_key")}
     serving.process.send_signal(signal.SIGTERM)
     serving.process.wait(timeout=30)

@@ -27,7 +27,7 @@ def test_every_broker_gets_the_rules_that_keep_work_safe(url: str) -> None:
 def test_without_a_url_messages_are_files_below_the_data_directory() -> None:
     found = broker_settings("", DATA)
     options = found["broker_transport_options"]
-    assert found["broker_url"] == "filesystem://"
+    assert found["broker_url"].startswith("filesystem://")
     assert options["data_folder_in"] == options["data_folder_out"] == "/data/queue"
     assert options["control_folder"] == "/data/queue-ctl"
     assert found["worker_enable_remote_control"] is False
@@ -41,7 +41,11 @@ def test_redis_brings_the_message_of_a_killed_worker_back_soon() -> None:
 
 @pytest.mark.parametrize(
     ("url", "seen"),
-    [("valkey://h:1/0", "redis://h:1/0"), ("valkeys://h:1/0", "rediss://h:1/0"), ("redis://h:1/0", "redis://h:1/0")],
+    [
+        ("valkey://h:1/0", "redis://h:1/0"),
+        ("valkeys://h:1/0", "rediss://h:1/0"),
+        ("redis://h:1/0", "redis://h:1/0"),
+    ],
 )
 def test_valkey_is_spoken_to_as_redis(url: str, seen: str) -> None:
     assert broker_settings(url, DATA)["broker_url"] == seen

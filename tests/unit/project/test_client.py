@@ -76,7 +76,9 @@ def server() -> Iterator[Server]:
 
 
 def error(status: int, code: str) -> Reply:
-    return Reply(status, {"error": {"code": code, "message": "No.", "status": status, "request_id": "r1234567"}})
+    return Reply(
+        status, {"error": {"code": code, "message": "No.", "status": status, "request_id": "r1234567"}}
+    )
 
 
 def test_a_key_is_asked_for_with_token_and_instance(server: Server) -> None:
@@ -181,7 +183,9 @@ def test_watch_yields_every_change_once(server: Server) -> None:
     assert [seen.query["etag"] for seen in server.seen[1:]] == [['"e7"'], ['"e7"'], ['"e8"']]
 
 
-@pytest.mark.parametrize("text", ["a:b", "a:b:c:d", "a::V", ":b:V", "a:b:", "a:b:NOT-A-NAME", "a:b:1X", "a:b:Ä"])
+@pytest.mark.parametrize(
+    "text", ["a:b", "a:b:c:d", "a::V", ":b:V", "a:b:", "a:b:NOT-A-NAME", "a:b:1X", "a:b:Ä"]
+)
 def test_a_malformed_binding_is_refused(text: str) -> None:
     with pytest.raises(ClientError) as caught:
         parse_binding(text)

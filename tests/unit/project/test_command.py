@@ -62,9 +62,19 @@ def test_get_prints_the_key_and_nothing_else(keyturn_url: str) -> None:
 
 
 def test_run_becomes_the_program_with_its_exit_code_and_keys(keyturn_url: str) -> None:
-    program = "import os, sys; print(os.environ['A'], os.environ['B'], 'KEYTURN_TOKEN' in os.environ, sys.argv[1:]); sys.exit(7)"
+    shown = "e['A'], e['B'], 'KEYTURN_TOKEN' in e, sys.argv[1:]"
+    program = f"import os, sys; e = os.environ; print({shown}); sys.exit(7)"
     done = keyturn(
-        "run", "one:dev:A", "two:prod:B", "--", sys.executable, "-c", program, "--flag", "x:y:z", url=keyturn_url
+        "run",
+        "one:dev:A",
+        "two:prod:B",
+        "--",
+        sys.executable,
+        "-c",
+        program,
+        "--flag",
+        "x:y:z",
+        url=keyturn_url,
     )
     assert done.returncode == 7, done.stderr
     assert done.stdout == "key of one dev key of two prod False ['--flag', 'x:y:z']\n"
@@ -84,7 +94,7 @@ def test_a_missing_token_is_said_in_one_line() -> None:
 def test_clients_import_no_django() -> None:
     program = (
         "import sys; import keyvault.client, keyvault.project.cli, keyvault.project.supervisor;"
-        "print([name for name in sys.modules if name.split('.')[0] in ('django', 'celery', 'rest_framework')])"
+        "print([n for n in sys.modules if n.split('.')[0] in ('django', 'celery', 'rest_framework')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -88,7 +88,9 @@ def ask(
             "query_string": query,
             "headers": headers or [],
         }
-        await Front(FakeDelivery(exchange, fails=fails), django, lambda host: host == "good")(scope, receive, send)
+        await Front(FakeDelivery(exchange, fails=fails), django, lambda host: host == "good")(
+            scope, receive, send
+        )
 
     asyncio.run(exchange_once())
     return exchange
@@ -101,7 +103,8 @@ def test_delivery_paths_never_reach_django() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"/v1/keys/%61/dev/", b"/v1/keys//dev/", b"/v1/keys/../dev/", b"/v1/./keys/", b"/v1/keys/a/dev/%00"]
+    "raw",
+    [b"/v1/keys/%61/dev/", b"/v1/keys//dev/", b"/v1/keys/../dev/", b"/v1/./keys/", b"/v1/keys/a/dev/%00"],
 )
 def test_a_path_with_two_spellings_is_refused(raw: bytes) -> None:
     answer = ask("/v1/keys/a/dev/", raw=raw)

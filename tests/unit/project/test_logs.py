@@ -41,7 +41,16 @@ def written(stream: io.StringIO) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "name",
-    ["secret", "key", "password", "Authorization", "X-API-Key", "HTTP_AUTHORIZATION", "set-cookie", "admin_secret"],
+    [
+        "secret",
+        "key",
+        "password",
+        "Authorization",
+        "X-API-Key",
+        "HTTP_AUTHORIZATION",
+        "set-cookie",
+        "admin_secret",
+    ],
 )
 def test_fields_with_a_secret_name_are_masked(lines: io.StringIO, name: str) -> None:
     structlog.get_logger("keyturn.test").info("event", **{name: PLAIN}, nested={"deep": [{name: PLAIN}]})
@@ -52,7 +61,9 @@ def test_fields_with_a_secret_name_are_masked(lines: io.StringIO, name: str) -> 
 @pytest.mark.parametrize("kind", list(TokenKind))
 def test_our_tokens_are_masked_wherever_they_stand(lines: io.StringIO, kind: TokenKind) -> None:
     token = mint(kind, None if kind is TokenKind.USER else "prod").expose()
-    structlog.get_logger("keyturn.test").warning(f"got {token}!", note=f"a {token} b", items=[token, {token: 1}])
+    structlog.get_logger("keyturn.test").warning(
+        f"got {token}!", note=f"a {token} b", items=[token, {token: 1}]
+    )
     logging.getLogger("somebody.else").error("failed with %s", token)
     assert token[9:] not in lines.getvalue()
     assert written(lines)["event"] == f"failed with {MASK}"
@@ -74,7 +85,9 @@ def test_other_shapes_of_secrets_are_masked(text: str, hidden: str) -> None:
 
 
 def test_values_of_type_secret_and_bytes_never_show(lines: io.StringIO) -> None:
-    structlog.get_logger("keyturn.test").info("event", one=Secret(PLAIN), two=[Secret(PLAIN)], raw=PLAIN.encode())
+    structlog.get_logger("keyturn.test").info(
+        "event", one=Secret(PLAIN), two=[Secret(PLAIN)], raw=PLAIN.encode()
+    )
     assert PLAIN not in lines.getvalue()
     assert written(lines)["raw"] == f"<{len(PLAIN)} bytes>"
 

@@ -94,7 +94,9 @@ def test_an_exception_below_drf_is_an_envelope(
 
 
 def test_nobody_signs_up(client: Client) -> None:
-    response = client.post("/accounts/signup/", {"username": "eve", "password1": "x" * 20, "password2": "x" * 20})
+    response = client.post(
+        "/accounts/signup/", {"username": "eve", "password1": "x" * 20, "password2": "x" * 20}
+    )
     assert response.status_code in (200, 403, 404)
     from keyvault.models import User
 
