@@ -66,7 +66,7 @@ def test_four_keys_are_replaced_unnoticed_and_a_bad_one_is_taken_back(
         env=bare_environment,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -115,7 +115,7 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_started(
         taken.listen()
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [*COMMAND, "--once", "--port", str(port), "--data", str(tmp_path / "demo")],
+            [*COMMAND, "--port", str(port), "--data", str(tmp_path / "demo")],
             env=bare_environment,
             capture_output=True,
             text=True,

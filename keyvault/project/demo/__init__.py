@@ -16,7 +16,7 @@ from types import FrameType
 from keyvault.project.demo.pace import Pace
 from keyvault.project.demo.play import Play, print_result
 from keyvault.project.demo.screen import Screen
-from keyvault.project.demo.serving import free_port
+from keyvault.project.demo.serving import free_port, is_free
 from keyvault.project.demo.trouble import DemoError
 from keyvault.project.files import default_data_dir, ensure_private_dir
 
@@ -27,14 +27,15 @@ def run(data: Path | None, port: int, once: bool, as_json: bool, speed: float) -
     """Run the demo; returns the exit code: 0 where everything was as it should be, 1 where not.
 
     ``data`` must be empty; None makes a directory that is deleted in the end unless something went wrong.
-    ``port`` 0 takes a free one. ``speed`` 1 is the usual pace. Without ``once`` it stays until it is
-    interrupted. People read standard error; ``as_json`` prints one object on standard output.
+    ``port`` 0 takes a free one, and with ``once`` a taken one is only a wish. ``speed`` 1 is the usual
+    pace. Without ``once`` it stays until it is interrupted. People read standard error; ``as_json``
+    prints one object on standard output.
     """
     screen = Screen(sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         pace = Pace(speed)
-        chosen = free_port(port)
+        chosen = _port(port, once, screen)
         folder = _data_directory(data)
     except (DemoError, ValueError) as error:
         screen.say(str(error))
@@ -52,9 +53,9 @@ def run(data: Path | None, port: int, once: bool, as_json: bool, speed: float) -
         code = 130
     finally:
         play.close()
-    if code == 0 and data is None:
+    if code != 1 and data is None:
         shutil.rmtree(folder)
-    elif code:
+    elif code == 1:
         screen.say(f"Logs and data are in {folder}")
     return code
 
@@ -74,6 +75,15 @@ def _perform(play: Play, screen: Screen, *, once: bool, as_json: bool) -> int:
         except KeyboardInterrupt:
             screen.say("\nStopping ...")
     return code
+
+
+def _port(port: int, once: bool, screen: Screen) -> int:
+    """The port to use. A demo that ends by itself has no address that anybody must know."""
+    if once and not is_free(port):
+        other = free_port(0)
+        screen.say(f"Port {port} is taken by another program; using {other}.")
+        return other
+    return free_port(port)
 
 
 def _data_directory(data: Path | None) -> Path:

@@ -63,7 +63,7 @@ class Account:
         # Between two jobs is the best moment, for with an open one Keyturn lets us keep the key before.
         if late >= (self._refresh / 2 if self._use.busy else 0.0):
             self.report()
-            self.fetch()
+            self._fetch_if_told()
         if self._held is not None and time.monotonic() >= self._work_at:
             self._work(self._held)
 
@@ -71,6 +71,13 @@ class Account:
         """Hang up."""
         self._keyturn.close()
         self._use.close()
+
+    def _fetch_if_told(self) -> None:
+        """Ask for the key, unless Keyturn may not know yet of a job that belongs to the one we hold."""
+        if self._use.busy and self._unsent is not None:
+            self._fetch_at = time.monotonic() + RETRY_SECONDS
+        else:
+            self.fetch()
 
     def _work(self, held: Held) -> None:
         seen = self._use.step(held)

@@ -28,6 +28,14 @@ sys.exit(main())
 """
 
 
+def is_free(port: int) -> bool:
+    """May we listen there?"""
+    try:
+        return bool(free_port(port))
+    except DemoError:
+        return False
+
+
 def free_port(port: int) -> int:
     """``port`` itself, or any free one for 0. Raises ``DemoError`` where it is taken."""
     with socket.socket() as probe:

@@ -115,13 +115,25 @@ def test_each_report_has_the_next_number_and_begins_where_the_last_ended(
 def test_a_report_whose_answer_was_lost_is_sent_again_unchanged(account: Account, contract: Contract) -> None:
     account.turn()
     contract.report_answer = Cut
-    account.turn()
+    account.report()
     contract.report_answer = lambda: json_response(202, {})
+    account.report()
     account.turn()
+    account.report()
     sent = [report["sequence"] for report in contract.reports]
     assert sent[-1] == 2
     assert set(sent[:-1]) == {1}
     assert len({str(report) for report in contract.reports[:-1]}) == 1
+
+
+def test_it_does_not_ask_for_another_key_while_its_open_job_is_not_known(
+    account: Account, contract: Contract
+) -> None:
+    account.turn()
+    contract.report_answer = lambda: json_response(503, {})
+    contract.version = 2
+    account.turn()
+    assert len(contract.fetches) == 1
 
 
 def test_a_refused_key_is_reported_and_asked_for_again_at_once(
