@@ -1,0 +1,106 @@
+"""Django's admin: every row can be looked at, and nothing of the vault can be changed there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.db.models import BinaryField, Model
+from django.http import HttpRequest
+
+from keyvault import models
+
+if TYPE_CHECKING:
+    _ModelAdmin = admin.ModelAdmin[Model]
+else:  # Django's own class takes no parameter
+    _ModelAdmin = admin.ModelAdmin
+
+# Never shown, not even to superusers: what opens, forges or recognises a secret.
+HIDDEN = frozenset({"password", "digest", "token_digest", "fingerprint", "request_digest"})
+
+
+class ReadOnlyAdmin(_ModelAdmin):
+    """A look at the rows of one table. Changes go through the services, in the console or the API."""
+
+    actions = None
+    show_full_result_count = False
+    list_per_page = 50
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return [
+            field.name
+            for field in self.model._meta.fields
+            if field.name not in HIDDEN and not isinstance(field, BinaryField)
+        ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return self.get_fields(request, obj)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        user = request.user
+        return user.is_active and user.is_superuser
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+
+def columns(model: type[Model], *names: str, related: tuple[str, ...] = ()) -> None:
+    """Register a table with the columns of its list."""
+    attributes = {"list_display": names, "list_select_related": related}
+    admin.site.register(model, type(f"{model.__name__}Admin", (ReadOnlyAdmin,), attributes))
+
+
+columns(models.Team, "slug", "name", "created_at")
+columns(models.User, "username", "organisation_role", "is_active", "last_login")
+columns(models.Membership, "team", "user", "role", related=("team", "user"))
+columns(models.UserToken, "hint", "user", "expires_at", "revoked_at", related=("user",))
+columns(models.Environment, "slug", "name", "protected")
+columns(models.Provider, "slug", "name", "driver", "base_url")
+columns(models.Service, "slug", "team", "provider", related=("team", "provider"))
+columns(models.Key, "__str__", "weight", "never_shown", "created_at", related=("service", "environment"))
+columns(
+    models.KeyVersion,
+    "__str__",
+    "state",
+    "activated_at",
+    "revoked_at",
+    related=("key__service", "key__environment"),
+)
+columns(models.Consumer, "slug", "team", related=("team",))
+columns(
+    models.ConsumerToken,
+    "hint",
+    "consumer",
+    "environment",
+    "expires_at",
+    "revoked_at",
+    related=("consumer", "environment"),
+)
+columns(
+    models.Grant,
+    "consumer",
+    "service",
+    "environment",
+    "verbs",
+    related=("consumer", "service", "environment"),
+)
+columns(models.Delivery, "at", "consumer", "instance", "label", "status", related=("consumer",))
+columns(models.UsageReport, "received_at", "consumer", "instance", "sequence", related=("consumer",))
+columns(models.UsageLine, "received_at", "consumer", "instance", "credential", "ok", related=("consumer",))
+columns(models.UsageBucket, "minute", "consumer", "instance", "deliveries", related=("consumer",))
+columns(models.AuditEvent, "sequence", "at", "name", "actor", "service", "environment")
+columns(models.AuditHead, "sequence")
+columns(models.Heartbeat, "name", "at")
+columns(models.Installation, "id", "created_at")
+columns(models.KekCanary, "kid", "environment", "created_at")
+columns(models.IdempotentReply, "caller", "status", "created_at")
+columns(models.RateWindow, "subject", "minute", "count")

@@ -1,0 +1,123 @@
+"""Audit events as people read them, and which of them a person may read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db.models import Q, QuerySet
+
+from keyvault.actors import Actor
+from keyvault.models import AuditEvent
+
+# name -> sentence; {…} are details of the event. An event that is not listed shows its name.
+_SENTENCES: Mapping[str, str] = {
+    "team:created": "created the team {team}",
+    "team:member:set": "made {user} {role} of the team",
+    "team:member:removed": "removed {user} from the team",
+    "user:token:created": "created a token for {user}",
+    "provider:created": "added the provider {provider}",
+    "provider:changed": "changed the provider {provider}",
+    "service:created": "added the service {service}",
+    "service:changed": "changed the service {service}",
+    "consumer:created": "added the consumer {consumer}",
+    "consumer:token:created": "created the token {hint} for {consumer}",
+    "consumer:token:revoked": "revoked the token {hint} of {consumer}",
+    "consumer:token:rotated": "replaced the token {replaced_hint} of {consumer}",
+    "consumer:access-token:minted": "minted an access token for {consumer}",
+    "grant:created": "granted {consumer} {verbs}",
+    "grant:changed": "changed the grant of {consumer} to {verbs}",
+    "grant:removed": "took the grant from {consumer}",
+    "key:created": "created the key",
+    "key:changed": "changed the key",
+    "key:revealed": "revealed v{version}",
+    "key:weight:set": "gave v{version} to {weight} % of the instances",
+    "key:promoted": "promoted v{version} to current",
+    "key:rolled-back": "went back to v{version}",
+    "key:previous:retired": "stopped delivering v{version}",
+    "key:version:requested": "asked for v{version}",
+    "key:version:imported": "imported v{version}",
+    "key:version:issued": "issued v{version}",
+    "key:version:offered": "offered v{version} as pending",
+    "key:version:disabled": "disabled v{version}",
+    "key:version:enabled": "enabled v{version} again",
+    "key:version:revoked": "revoked v{version}",
+    "key:version:destroyed": "destroyed v{version}",
+    "key:version:compromised": "marked v{version} as compromised",
+    "policy:created": "created the policy {policy}",
+    "policy:changed": "changed the policy {policy}",
+    "policy:assigned": "put the key under the policy {policy}",
+    "rotation:started": "started a rotation under {policy}",
+    "rotation:stage": "moved the rotation from {was} to {stage}",
+    "rotation:weight": "set the weight to {weight} %",
+    "rotation:paused": "paused the rotation",
+    "rotation:resumed": "resumed the rotation",
+    "rotation:advanced": "moved the rotation on by hand",
+    "rotation:attention": "asked for a person: {code}",
+    "rotation:attention:cleared": "took care of: {code}",
+    "rotation:approved": "approved the {transition}",
+    "rotation:abort:asked": "asked to abort the rotation",
+    "rotation:rollback": "rolled v{version} back",
+    "rotation:supplied": "supplied v{version}",
+    "rotation:revoke:confirmed": "confirmed that v{version} is revoked",
+    "rotation:revoke:forced": "forced the revoke of v{version}",
+    "rotation:operation": "called the provider: {operation} ({outcome})",
+    "rotation:finished": "finished the rotation: {stage}",
+    "user:password:set": "set the password of {user}",
+    "kek:promoted": "made {kid} the primary KEK of {environment}",
+    "kek:rewrapped": "rewrapped {rows} versions in {environment}",
+}
+
+
+# Steps of a bigger thing that is told too: in the audit they are found, in short lists they are noise.
+_SMALL = (
+    "key:weight:set",
+    "key:version:requested",
+    "key:version:offered",
+    "key:previous:retired",
+    "rotation:operation",
+    "policy:assigned",
+)
+
+
+def worth_telling(events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
+    return events.exclude(name__in=_SMALL)
+
+
+class _Details(dict[str, Any]):
+    def __missing__(self, name: str) -> str:
+        return "–"
+
+
+def describe(event: AuditEvent) -> str:
+    """One sentence without its subject, who is the actor."""
+    details = {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value).replace("_", " ")
+        for name, value in event.details.items()
+    }
+    return _SENTENCES.get(event.name, event.name).format_map(_Details(details))
+
+
+def events_for(actor: Actor) -> QuerySet[AuditEvent]:
+    """The events of the actor's teams; those who see everything also get the organisation's own."""
+    if actor.sees_everything:
+        return AuditEvent.objects.all()
+    return AuditEvent.objects.filter(team_id__in=actor.team_ids)
+
+
+def search(events: QuerySet[AuditEvent], text: str) -> QuerySet[AuditEvent]:
+    """Each word must be found in the event's name, actor, key, reason or subject."""
+    for word in text.split()[:8]:
+        if "/" in word and ":" not in word:
+            service, _, environment = word.partition("/")
+            events = events.filter(service__icontains=service, environment__startswith=environment)
+            continue
+        events = events.filter(
+            Q(name__icontains=word)
+            | Q(actor__icontains=word)
+            | Q(service__icontains=word)
+            | Q(environment=word)
+            | Q(reason__icontains=word)
+            | Q(subject=word)
+        )
+    return events

@@ -1,0 +1,179 @@
+"""What people type. Rules live in the services; a form only turns text into their arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.password_validation import validate_password
+
+from keyvault.actors import Actor
+from keyvault.crypto.intake import SecretRefused, check_secret
+from keyvault.crypto.secret import Secret
+from keyvault.domain import VERBS
+from keyvault.models import Environment, Provider, Service, Team, User
+from keyvault.models.base import validate_slug
+
+SLUG_HELP = "Lower-case letters, digits and dashes."
+GRACES = (("0", "at once"), ("3600", "after an hour"), ("86400", "after a day"), ("604800", "after a week"))
+LIVES = (
+    ("30", "30 days"),
+    ("90", "90 days"),
+    ("365", "a year"),
+    ("", "never (not for protected environments)"),
+)
+
+
+def managed_teams(actor: Actor) -> Any:
+    """The teams in which this person may add things."""
+    if actor.is_admin:
+        return Team.objects.all()
+    return Team.objects.filter(id__in=[team for team in actor.team_ids if actor.may("manage", team)])
+
+
+def slug_field(label: str, example: str) -> forms.CharField:
+    return forms.CharField(
+        label=label,
+        max_length=63,
+        validators=[validate_slug],
+        help_text=SLUG_HELP,
+        widget=forms.TextInput(attrs={"class": "mono", "placeholder": example, "autocomplete": "off"}),
+    )
+
+
+class ReasonField(forms.CharField):
+    """Why; it is written into the audit trail."""
+
+    def __init__(self, *, required: bool = True) -> None:
+        super().__init__(
+            label="Reason",
+            max_length=500,
+            required=required,
+            help_text="Kept in the audit trail. Never write a secret here.",
+            widget=forms.TextInput(attrs={"autocomplete": "off"}),
+        )
+
+
+class SecretField(forms.CharField):
+    """A pasted key. It is never sent back to the browser, and nothing is trimmed: blanks are refused."""
+
+    def __init__(self, *, label: str = "Key", required: bool = True, help_text: str = "") -> None:
+        super().__init__(
+            label=label,
+            strip=False,
+            required=required,
+            help_text=help_text,
+            widget=forms.PasswordInput(
+                render_value=False,
+                attrs={"autocomplete": "off", "class": "mono", "spellcheck": "false", "data-1p-ignore": ""},
+            ),
+        )
+
+    def clean(self, value: Any) -> Secret | None:
+        if not value and not self.required:
+            return None
+        try:
+            return check_secret(value or "")
+        except SecretRefused as error:
+            raise forms.ValidationError(error.message, code=error.code) from error
+
+
+class SetupForm(forms.Form):
+    username = forms.CharField(max_length=150, validators=[User.username_validator])
+    password = forms.CharField(
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+        strip=False,
+        help_text="At least 12 characters.",
+    )
+    again = forms.CharField(
+        label="Password again",
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+        strip=False,
+    )
+
+    def clean_username(self) -> str:
+        username: str = self.cleaned_data["username"]
+        if User.objects.filter(username=username).exists():
+            raise forms.ValidationError("This name is taken.")
+        return username
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        password, again = cleaned.get("password"), cleaned.get("again")
+        if password and again and password != again:
+            self.add_error("again", "The two passwords differ.")
+        elif password:
+            try:
+                validate_password(password, User(username=cleaned.get("username", "")))
+            except forms.ValidationError as error:
+                self.add_error("password", error)
+        return cleaned
+
+
+class TeamForm(forms.Form):
+    slug = slug_field("Name in URLs", "media")
+    name = forms.CharField(
+        label="Name", max_length=120, widget=forms.TextInput(attrs={"placeholder": "Media"})
+    )
+
+
+class ServiceForm(forms.Form):
+    slug = slug_field("Name", "background-removal")
+    team = forms.ModelChoiceField(Team.objects.none(), to_field_name="slug", empty_label=None)
+    provider = forms.ModelChoiceField(Provider.objects.all(), to_field_name="slug", empty_label=None)
+    description = forms.CharField(max_length=500, required=False, help_text="What it is used for. Optional.")
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["team"].queryset = managed_teams(actor)  # type: ignore[attr-defined]
+        self.fields["provider"].label_from_instance = lambda row: row.name  # type: ignore[attr-defined]
+        self.fields["team"].label_from_instance = lambda row: row.name  # type: ignore[attr-defined]
+
+
+class ConsumerForm(forms.Form):
+    slug = slug_field("Name", "billing")
+    team = forms.ModelChoiceField(Team.objects.none(), to_field_name="slug", empty_label=None)
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["team"].queryset = managed_teams(actor)  # type: ignore[attr-defined]
+
+
+class TokenForm(forms.Form):
+    environment = forms.ModelChoiceField(Environment.objects.all(), to_field_name="slug", empty_label=None)
+    life = forms.TypedChoiceField(
+        label="Works for", choices=LIVES, initial="90", required=False, coerce=int, empty_value=None
+    )
+    cidrs = forms.CharField(
+        label="Only from these networks",
+        required=False,
+        help_text="Such as 10.1.0.0/16, separated by spaces. Empty: from anywhere.",
+        widget=forms.TextInput(attrs={"class": "mono", "autocomplete": "off"}),
+    )
+
+    def clean_cidrs(self) -> list[str]:
+        return str(self.cleaned_data["cidrs"]).replace(",", " ").split()
+
+
+class RotateTokenForm(forms.Form):
+    grace = forms.TypedChoiceField(label="The old token stops", choices=GRACES, initial="86400", coerce=int)
+
+
+class GrantForm(forms.Form):
+    service = forms.ModelChoiceField(Service.objects.none(), to_field_name="slug", empty_label=None)
+    environment = forms.ModelChoiceField(Environment.objects.all(), to_field_name="slug", empty_label=None)
+    verbs = forms.MultipleChoiceField(
+        label="May",
+        choices=[(verb, verb) for verb in VERBS],
+        initial=["read", "report"],
+        widget=forms.CheckboxSelectMultiple,
+    )
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The service's team decides who reads its keys.
+        self.fields["service"].queryset = Service.objects.filter(team__in=managed_teams(actor))  # type: ignore[attr-defined]
+
+
+class RevealForm(forms.Form):
+    reason = ReasonField()

@@ -1,0 +1,130 @@
+"""What the templates need to say times, states and events in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from django import template
+from django.http import HttpRequest
+from django.templatetags.static import static
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from keyvault import clock
+from keyvault.console.activity import describe
+from keyvault.console.health import HealthLine, health_lines
+from keyvault.domain import State
+from keyvault.models import AuditEvent, Environment, KeyVersion
+
+register = template.Library()
+
+_TONES = {
+    State.ACTIVE: "good",
+    State.DISABLED: "warn",
+    State.REVOKED: "",
+    State.DESTROYED: "",
+    State.REQUESTED: "info",
+}
+
+
+@register.simple_tag
+def icon(name: str) -> SafeString:
+    """One of ``icons.svg``; it only repeats what the words beside it say."""
+    href = f"{static('keyturn/icons.svg')}#{name}"
+    return format_html('<svg class="icon" aria-hidden="true"><use href="{}"></use></svg>', href)
+
+
+def _time(at: datetime | None, kind: str, missing: str) -> SafeString:
+    if at is None:
+        return format_html('<span class="soft">{}</span>', missing)
+    at = at.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" data-time="{}">{} UTC</time>', at.isoformat(), kind, f"{at:%Y-%m-%d %H:%M:%S}"
+    )
+
+
+@register.filter
+def ago(at: datetime | None, missing: str = "never") -> SafeString:
+    """A moment as distance from now ("3 min ago"); in UTC until the script has run."""
+    return _time(at, "ago", missing)
+
+
+@register.filter
+def age(at: datetime | None) -> SafeString:
+    """How old something of that moment is ("40 d")."""
+    return _time(at, "age", "–")
+
+
+@register.filter
+def moment(at: datetime | None, missing: str = "never") -> SafeString:
+    """A moment with its date, in the reader's time zone."""
+    return _time(at, "full", missing)
+
+
+@register.filter
+def span(length: timedelta | float | None) -> str:
+    """A duration in the two units that matter: ``1 d 4 h``, ``12 min``, ``30 s``. Numbers are seconds."""
+    if length is None:
+        return "–"
+    seconds = int(length.total_seconds() if isinstance(length, timedelta) else length)
+    parts = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= size:
+            parts.append(f"{seconds // size} {unit}")
+            seconds %= size
+    return " ".join(parts[:2]) or "0 s"
+
+
+@register.filter
+def percent(value: float | None) -> str:
+    """A share in per cent, or a dash where nothing is known."""
+    return "–" if value is None else f"{value:g} %"
+
+
+@register.simple_tag
+def badge(text: str, tone: str = "") -> SafeString:
+    """A state in words; the colour only repeats it."""
+    return format_html('<span class="badge {}">{}</span>', tone, text)
+
+
+@register.simple_tag
+def state_badge(version: KeyVersion) -> SafeString:
+    """The state of a version, and that it is compromised or withheld where it is."""
+    shown = format_html('<span class="badge {}">{}</span>', _TONES[State(version.state)], version.state)
+    if version.withheld_at is not None and version.state == State.ACTIVE:
+        shown = format_html('{} <span class="badge warn">withheld</span>', shown)
+    if version.compromised_at is not None:
+        shown = format_html('{} <span class="badge bad">compromised</span>', shown)
+    return shown
+
+
+@register.simple_tag
+def env_tag(environment: Environment) -> SafeString:
+    """The environment's tag; a protected one says so to screen readers too."""
+    if not environment.protected:
+        return format_html('<span class="env">{}</span>', environment.slug)
+    return format_html(
+        '<span class="env protected" title="Protected environment">{}<span class="visually-hidden">'
+        " (protected)</span></span>",
+        environment.slug,
+    )
+
+
+@register.simple_tag(takes_context=True)
+def here(context: template.Context, prefix: str) -> SafeString | str:
+    """``aria-current`` for the menu entry that the page belongs to."""
+    request: HttpRequest = context["request"]
+    current = request.path == "/" if prefix == "/" else request.path.startswith(prefix)
+    return format_html('aria-current="{}"', "page" if request.path == prefix else "true") if current else ""
+
+
+@register.inclusion_tag("partials/health.html")
+def health_strip() -> dict[str, Iterable[HealthLine]]:
+    return {"lines": health_lines(clock.now())}
+
+
+@register.filter
+def sentence(event: AuditEvent) -> str:
+    """What an audit event says, for people."""
+    return describe(event)
