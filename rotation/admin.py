@@ -1,0 +1,28 @@
+"""Django's admin for the rows of rotations: looking only."""
+
+from __future__ import annotations
+
+from keyvault.admin import columns
+from rotation import models
+
+columns(models.RotationPolicy, "slug", "preset", "created_at")
+columns(
+    models.KeySchedule,
+    "key",
+    "policy",
+    "next_rotation_at",
+    related=("key__service", "key__environment", "policy"),
+)
+columns(
+    models.Rotation,
+    "key",
+    "stage",
+    "weight",
+    "paused",
+    "attention",
+    "created_at",
+    related=("key__service", "key__environment"),
+)
+columns(models.Operation, "created_at", "kind", "side", "state", "outcome", "tries")
+columns(models.RotationEvent, "at", "name", "stage", "weight", "actor", "reason")
+columns(models.Approval, "rotation", "transition", "user", "expires_at", related=("rotation", "user"))

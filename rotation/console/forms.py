@@ -1,0 +1,132 @@
+"""What people type about rotations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from keyvault.actors import Actor
+from keyvault.console.forms import ReasonField, SecretField, managed_teams
+from keyvault.models import Environment, Service
+from rotation.console.choices import Choice
+from rotation.models import RotationPolicy
+
+
+class ConfirmField(forms.CharField):
+    """A name to type, compared exactly."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(
+            label=f"Type {wanted} to confirm",
+            widget=forms.TextInput(attrs={"class": "mono", "autocomplete": "off", "data-confirm": wanted}),
+        )
+        self.wanted = wanted
+
+    def clean(self, value: Any) -> str:
+        text: str = super().clean(value)
+        if text != self.wanted:
+            raise forms.ValidationError(f"This is not {self.wanted}. Nothing was changed.")
+        return text
+
+
+class VerbForm(forms.Form):
+    """Why, what was seen, and whatever the choice asks to be typed."""
+
+    mark = forms.CharField(widget=forms.HiddenInput)
+    reason = ReasonField()
+
+    def __init__(self, *args: Any, choice: Choice, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if choice.confirm:
+            self.fields["confirm"] = ConfirmField(choice.confirm)
+        if choice.count is not None:
+            self.fields["count"] = forms.IntegerField(
+                min_value=0,
+                label="How many instances still use the outgoing key?",
+                help_text="The number that the quiet proof shows.",
+                widget=forms.NumberInput(attrs={"autocomplete": "off"}),
+            )
+
+
+class SupplyForm(forms.Form):
+    secret = SecretField(
+        label="New key",
+        help_text="Exactly as the provider shows it. It is sealed at once and not shown again.",
+    )
+    provider_key_id = forms.CharField(
+        label="Name or id at the provider",
+        max_length=200,
+        required=False,
+        help_text="Optional. It helps to find this key there later.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+    reason = ReasonField(required=False)
+
+
+class PlanForm(forms.Form):
+    policy = forms.ModelChoiceField(RotationPolicy.objects.all(), to_field_name="slug", required=False)
+
+
+class StartForm(PlanForm):
+    reason = ReasonField()
+
+
+class EmergencyForm(forms.Form):
+    mode = forms.ChoiceField(
+        label="What comes first",
+        choices=[
+            (
+                "replace",
+                "Replace, then kill: consumers move to a new key at once, then the leaked one is revoked",
+            ),
+            ("kill", "Kill now: the leaked key is revoked first; consumers fail until the new key is there"),
+        ],
+        initial="replace",
+        widget=forms.RadioSelect,
+    )
+    reason = ReasonField()
+
+    def __init__(self, *args: Any, confirm: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["confirm"] = ConfirmField(confirm)
+
+
+class NewKeyForm(forms.Form):
+    service = forms.ModelChoiceField(Service.objects.none(), to_field_name="slug", empty_label=None)
+    environment = forms.ModelChoiceField(Environment.objects.all(), to_field_name="slug", empty_label=None)
+    source = forms.ChoiceField(
+        label="Where does the first version come from",
+        choices=[
+            ("paste", "I have a key and paste it"),
+            ("issue", "Keyturn asks the provider for one (only where its driver can)"),
+        ],
+        initial="paste",
+        widget=forms.RadioSelect,
+    )
+    secret = SecretField(
+        required=False,
+        help_text="Exactly as the provider shows it. Blanks, quotes and placeholders are refused, "
+        "and so is a key that another environment holds.",
+    )
+    policy = forms.ModelChoiceField(
+        RotationPolicy.objects.exclude(slug="emergency"),
+        to_field_name="slug",
+        required=False,
+        empty_label="the default of the environment",
+        help_text="How and how often the key is replaced.",
+    )
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        services = Service.objects.filter(team__in=managed_teams(actor)).select_related("provider")
+        self.fields["service"].queryset = services  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        pasted = cleaned.get("secret")
+        if cleaned.get("source") == "paste" and pasted is None and "secret" not in self.errors:
+            self.add_error("secret", "Paste the key, or let Keyturn ask the provider for one.")
+        if cleaned.get("source") == "issue" and pasted is not None:
+            self.add_error("secret", "Leave this empty: the provider is going to make the key.")
+        return cleaned

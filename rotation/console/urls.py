@@ -1,0 +1,31 @@
+"""Pages that show rotations."""
+
+from django.urls import path
+
+from rotation.console.views import (
+    emergency,
+    keys,
+    matrix,
+    overview,
+    policies,
+    rotations,
+    starting,
+    supply,
+    verbs,
+)
+
+urlpatterns = [
+    path("", overview.overview, name="console-overview"),
+    path("matrix/", matrix.matrix, name="console-matrix"),
+    path("keys/new/", keys.new_key, name="console-key-new"),
+    path("keys/<slug:service>/<slug:environment>/", keys.key_page, name="console-key"),
+    path("keys/<slug:service>/<slug:environment>/policy/", keys.assign_policy, name="console-key-policy"),
+    path("keys/<slug:service>/<slug:environment>/rotate/", starting.start, name="console-rotate"),
+    path("keys/<slug:service>/<slug:environment>/emergency/", emergency.emergency, name="console-emergency"),
+    path("rotations/", rotations.rotations, name="console-rotations"),
+    path("rotations/<uuid:rotation_id>/", rotations.rotation, name="console-rotation"),
+    path("rotations/<uuid:rotation_id>/supply/", supply.supply, name="console-supply"),
+    path("rotations/<uuid:rotation_id>/<slug:verb>/", verbs.verb_page, name="console-verb"),
+    path("policies/", policies.policies, name="console-policies"),
+    path("policies/<slug:slug>/", policies.policy, name="console-policy"),
+]

@@ -1,0 +1,40 @@
+"""The current secret of one key is known to others: replace it, or kill it, now."""
+
+from __future__ import annotations
+
+from allauth.account.decorators import reauthentication_required
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods
+
+from keyvault import clock
+from keyvault.console.access import actor_of, signed_in
+from keyvault.console.views.reveal import find_key
+from rotation.console.forms import EmergencyForm
+from rotation.console.views.keys import readers
+from rotation.services import starting
+
+
+@signed_in
+@require_http_methods(["GET", "POST"])
+def emergency(request: HttpRequest, service: str, environment: str) -> HttpResponse:
+    """Who may not do this learns so before being asked for a password."""
+    key = find_key(actor_of(request), service, environment)
+    actor_of(request).demand("manage", key.service.team_id)
+    response: HttpResponse = reauthentication_required(_confirmed)(request, service, environment)
+    return response
+
+
+def _confirmed(request: HttpRequest, service: str, environment: str) -> HttpResponse:
+    actor, now = actor_of(request), clock.now()
+    key = find_key(actor, service, environment)
+    form = EmergencyForm(request.POST if request.method == "POST" else None, confirm=str(key))
+    if not form.is_valid():
+        context = {"key": key, "form": form, "readers": readers(key, now)}
+        return render(request, "rotation/emergency.html", context, status=422 if form.is_bound else 200)
+    rotation = starting.emergency(
+        actor, key, mode=form.cleaned_data["mode"], reason=form.cleaned_data["reason"], now=now
+    )
+    messages.warning(request, "The key is marked as compromised and is being replaced. Stay on this page.")
+    return redirect("console-rotation", rotation_id=rotation.id)

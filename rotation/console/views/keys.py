@@ -1,0 +1,157 @@
+"""One key, and making a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Count, Max, Sum
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from keyvault import clock
+from keyvault.actors import Actor
+from keyvault.console.access import actor_of, show_refusal, signed_in
+from keyvault.console.activity import events_for, worth_telling
+from keyvault.console.forms import managed_teams
+from keyvault.console.snippets import key_url, snippets
+from keyvault.console.views.reveal import find_key
+from keyvault.crypto.secret import Secret
+from keyvault.exceptions import KeyturnError, invalid
+from keyvault.models import Delivery, Key, KeyVersion, UsageBucket
+from keyvault.services import keys
+from rotation import specs
+from rotation.console.forms import NewKeyForm, PlanForm
+from rotation.console.standing import schedule_of, standing_of, unfinished
+from rotation.models import Rotation, RotationPolicy
+from rotation.services import policies, starting
+
+READ_SPAN = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An instance that was given a version within the last 24 hours."""
+
+    consumer: str
+    instance: str
+    version: int
+    deliveries: int
+    last: datetime
+
+
+@signed_in
+@require_safe
+def key_page(request: HttpRequest, service: str, environment: str) -> HttpResponse:
+    actor, now = actor_of(request), clock.now()
+    key = find_key(actor, service, environment)
+    schedule, rotation = schedule_of(key), unfinished([key.id]).get(key.id)
+    may = {action: actor.may(action, key.service.team_id) for action in ("operate", "manage")}
+    context = {
+        "key": key,
+        "standing": standing_of(key, rotation, schedule, now),
+        "rotation": rotation,
+        "schedule": schedule,
+        "policy": schedule.policy if schedule else policies.policy_for(key),
+        "versions": [_labelled(key, version) for version in key.versions.order_by("-number")[:50]],
+        **_latest_first(readers(key, now)),
+        "snippets": snippets(service, environment),
+        "url": key_url(service, environment),
+        "past": Rotation.objects.filter(key=key).select_related("outgoing", "incoming")[:8],
+        "events": worth_telling(events_for(actor)).filter(service=service, environment=environment)[:8],
+        "may": may,
+        "policy_form": PlanForm(initial={"policy": schedule.policy.slug if schedule else ""}),
+    }
+    return render(request, "rotation/key.html", context)
+
+
+def _labelled(key: Key, version: KeyVersion) -> dict[str, Any]:
+    labels = [name for name in ("current", "pending", "previous") if getattr(key, f"{name}_id") == version.id]
+    return {"row": version, "labels": labels}
+
+
+def readers(key: Key, now: datetime) -> list[Reader]:
+    """Who was given which version within the last 24 hours, latest first (two queries)."""
+    places = ("consumer__slug", "instance", "version__number")
+    folded = UsageBucket.objects.filter(key=key, minute__gt=now - READ_SPAN).order_by().values_list(*places)
+    fresh = (
+        Delivery.objects.filter(key=key, folded=False, at__gt=now - READ_SPAN).order_by().values_list(*places)
+    )
+    found: dict[tuple[str, str, int], tuple[int, datetime]] = {}
+    counted = [
+        *folded.annotate(Sum("deliveries"), Max("last_delivery_at")),
+        *fresh.annotate(Count("id"), Max("at")),
+    ]
+    for consumer, instance, number, n, last in counted:
+        before, seen = found.get((consumer, instance, number), (0, last))
+        found[(consumer, instance, number)] = (before + n, max(last, seen))
+    rows = [Reader(*place, deliveries=n, last=last) for place, (n, last) in found.items()]
+    return sorted(rows, key=lambda reader: reader.last, reverse=True)[:200]
+
+
+def _latest_first(rows: list[Reader]) -> dict[str, list[Reader]]:
+    """Each instance with the version it was given last; what it had before goes into a list of its own."""
+    latest: dict[tuple[str, str], Reader] = {}
+    for row in rows:
+        latest.setdefault((row.consumer, row.instance), row)
+    chosen = list(latest.values())
+    return {"readers": chosen, "earlier": [row for row in rows if row not in chosen]}
+
+
+@signed_in
+@require_POST
+def assign_policy(request: HttpRequest, service: str, environment: str) -> HttpResponse:
+    """Let the key follow another policy from now on."""
+    key = find_key(actor_of(request), service, environment)
+    form = PlanForm(request.POST)
+    if form.is_valid():
+        row = policies.assign_policy(actor_of(request), key, form.cleaned_data["policy"], now=clock.now())
+        messages.success(request, f"The key follows {row.policy.slug} from now on.")
+    else:
+        messages.error(request, "There is no such policy. Choose one of the list.")
+    return redirect("console-key", service=service, environment=environment)
+
+
+@sensitive_post_parameters("secret")
+@signed_in
+@require_http_methods(["GET", "POST"])
+def new_key(request: HttpRequest) -> HttpResponse:
+    """A key with its first version: pasted, or issued by the provider's driver."""
+    actor = actor_of(request)
+    if not managed_teams(actor).exists():
+        raise PermissionDenied("This needs the role lead in a team.")
+    initial = {name: request.GET[name] for name in ("service", "environment") if name in request.GET}
+    form = NewKeyForm(request.POST or None, actor=actor, initial=initial)
+    if form.is_valid():
+        try:
+            key, rotation = _create(actor, form.cleaned_data, clock.now())
+        except KeyturnError as error:
+            show_refusal(form, error)
+        else:
+            if rotation is not None:
+                messages.success(request, "The provider is being asked for the first version.")
+                return redirect("console-rotation", rotation_id=rotation.id)
+            messages.success(request, "The key is held. Grant it to a consumer so that it can be read.")
+            return redirect("console-key", service=key.service.slug, environment=key.environment.slug)
+    return render(request, "rotation/key_new.html", {"form": form}, status=422 if form.is_bound else 200)
+
+
+@transaction.atomic
+def _create(actor: Actor, data: dict[str, Any], now: datetime) -> tuple[Key, Rotation | None]:
+    """All of it or nothing: a refused secret leaves no empty key behind."""
+    key = keys.create_key(actor, data["service"], data["environment"], now=now)
+    chosen: RotationPolicy | None = data["policy"]
+    policies.assign_policy(actor, key, chosen, now=now)
+    secret: Secret | None = data["secret"]
+    if secret is not None:
+        keys.import_first(actor, key, secret, now=now)
+        return key, None
+    if not specs.capabilities(key.service.provider).issue:
+        raise invalid("source", f"{key.service.provider.name} has no way to issue keys. Paste one instead.")
+    return key, starting.start(actor, key, reason="first version", now=now)

@@ -1,0 +1,55 @@
+"""The list of rotations, and one of them, live."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from keyvault import clock
+from keyvault.actors import Actor
+from keyvault.console.access import actor_of, signed_in
+from rotation.console.live import live
+from rotation.console.picture import picture
+from rotation.models import Rotation
+
+PAGE = 50
+RELATED = ("key__service__provider", "key__service__team", "key__environment", "outgoing", "incoming")
+
+
+def find_rotation(actor: Actor, rotation_id: uuid.UUID) -> Rotation:
+    """The rotation with its rows; 404 for a stranger."""
+    found = Rotation.objects.for_actor(actor).select_related(*RELATED).filter(id=rotation_id).first()
+    if found is None:
+        raise Http404
+    return found
+
+
+@signed_in
+@require_safe
+def rotations(request: HttpRequest) -> HttpResponse:
+    mine = Rotation.objects.for_actor(actor_of(request)).select_related(*RELATED)
+    state = request.GET.get("state", "")
+    if state == "open":
+        mine = mine.open()
+    elif state == "finished":
+        mine = mine.exclude(finished_at__isnull=True)
+    text = request.GET.get("q", "").strip()[:63]
+    if text:
+        mine = mine.filter(key__service__slug__icontains=text)
+    context = {"rotations": mine[:PAGE], "state": state, "q": text}
+    return render(request, "rotation/rotations.html", context)
+
+
+@signed_in
+@require_safe
+def rotation(request: HttpRequest, rotation_id: uuid.UUID) -> HttpResponse:
+    """The page, or its live part for htmx. Polling stops when nothing is left to happen."""
+    actor = actor_of(request)
+    row = find_rotation(actor, rotation_id)
+    context = {"picture": picture(row, actor, clock.now()), "rotation": row}
+    going_on = row.is_open or row.check_at is not None
+    context["going_on"] = going_on
+    return live(request, "rotation/rotation.html", "rotation/_rotation.html", context, going_on=going_on)
