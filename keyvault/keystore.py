@@ -15,11 +15,12 @@ from keyvault.crypto.secret import Secret
 from keyvault.models import Installation, KeyVersion, Provider
 
 SYSTEM_ENVIRONMENT = "system"
+ADMIN_PURPOSE = "provider-admin"
 
 
 @lru_cache(maxsize=4)
-def _load(path: str, mtime_ns: int, text: str) -> Keys:
-    # The modification time is part of the cache key: a promoted KEK is used without a restart.
+def _load(path: str, stamp: tuple[int, ...], text: str) -> Keys:
+    # The state of the file is part of the cache key: a promoted KEK is used without a restart.
     return load_keys(path=None if text else Path(path), text=text or None)
 
 
@@ -30,8 +31,16 @@ def keys() -> Keys:
     """
     text: str = settings.KEYTURN_KEYRING_JSON
     path = Path(settings.KEYTURN_KEYRING)
-    mtime = 0 if text or not path.exists() else path.stat().st_mtime_ns
-    return _load(str(path), mtime, text)
+    return _load(str(path), () if text else _stamp(path), text)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when the file is replaced; two changes may share a modification time."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 _installation_id: uuid.UUID | None = None
@@ -89,18 +98,19 @@ def open_version(version: KeyVersion) -> Secret:
     )
 
 
-def _system_context(purpose: str, row_id: str) -> Context:
+def system_context(purpose: str, row_id: str) -> Context:
+    """What a row that belongs to no environment is sealed in."""
     return Context(installation_id(), purpose, "", "", row_id, "")
 
 
 def seal_system(secret: Secret, *, purpose: str, row_id: str) -> Sealed:
     """Seal something that belongs to no environment: a driver credential, an idempotent reply."""
-    return seal(secret, _system_context(purpose, row_id), environment=SYSTEM_ENVIRONMENT, keks=keys().keks)
+    return seal(secret, system_context(purpose, row_id), environment=SYSTEM_ENVIRONMENT, keks=keys().keks)
 
 
 def open_system(sealed: Sealed, *, purpose: str, row_id: str) -> Secret:
     return open_sealed(
-        sealed, _system_context(purpose, row_id), environment=SYSTEM_ENVIRONMENT, keks=keys().keks
+        sealed, system_context(purpose, row_id), environment=SYSTEM_ENVIRONMENT, keks=keys().keks
     )
 
 
@@ -109,7 +119,7 @@ def seal_admin_secret(provider: Provider, secret: Secret | None) -> None:
     if secret is None:
         provider.admin_ciphertext, provider.admin_wrapped_dek, provider.admin_kid = None, None, ""
         return
-    sealed = seal_system(secret, purpose="provider-admin", row_id=str(provider.id))
+    sealed = seal_system(secret, purpose=ADMIN_PURPOSE, row_id=str(provider.id))
     provider.admin_ciphertext, provider.admin_wrapped_dek, provider.admin_kid = (
         sealed.ciphertext,
         sealed.wrapped_dek,
@@ -121,4 +131,4 @@ def open_admin_secret(provider: Provider) -> Secret | None:
     if provider.admin_ciphertext is None or provider.admin_wrapped_dek is None:
         return None
     sealed = Sealed(bytes(provider.admin_ciphertext), bytes(provider.admin_wrapped_dek), provider.admin_kid)
-    return open_system(sealed, purpose="provider-admin", row_id=str(provider.id))
+    return open_system(sealed, purpose=ADMIN_PURPOSE, row_id=str(provider.id))
