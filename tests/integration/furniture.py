@@ -17,10 +17,22 @@ from typing import Any, TypeVar
 import pytest
 from django.db import connection, connections, transaction
 
+from keyvault import audit
 from keyvault.actors import SYSTEM
 from keyvault.crypto.secret import Secret
 from keyvault.delivery.asgi import application
-from keyvault.models import Consumer, ConsumerToken, Environment, Key, KeyVersion, Provider, Service, Team
+from keyvault.models import (
+    AuditEvent,
+    AuditHead,
+    Consumer,
+    ConsumerToken,
+    Environment,
+    Key,
+    KeyVersion,
+    Provider,
+    Service,
+    Team,
+)
 from keyvault.services import catalogue, consumers, keys, people
 from rotation.services import policies
 
@@ -126,6 +138,22 @@ def without_guards() -> Iterator[None]:
         with connection.cursor() as cursor:
             for statement in keyvault_guards.DO[vendor]:
                 cursor.execute(statement)
+
+
+# Audit -------------------------------------------------------------------------------------------
+
+
+def broken_at() -> int | None:
+    """The first sequence whose number or MAC does not follow from the one before; None for a whole chain."""
+    previous, expected = b"", 0
+    for event in AuditEvent.objects.order_by("sequence"):
+        expected += 1
+        if event.sequence != expected or bytes(event.mac) != audit.chain_mac(previous, event):
+            return expected
+        previous = bytes(event.mac)
+    head = AuditHead.objects.get()
+    whole = head.sequence == expected and bytes(head.mac) == previous
+    return None if whole else expected + 1
 
 
 # Delivery ------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tests.integration.furniture import (
     NOW,
     Furniture,
     at_once,
+    broken_at,
     fresh_secret,
     furnish,
     raised,
@@ -30,19 +31,6 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def furniture(db: None) -> Furniture:
     return furnish()
-
-
-def broken_at() -> int | None:
-    """The first sequence whose number or MAC does not follow from the one before; None for a whole chain."""
-    previous, expected = b"", 0
-    for event in AuditEvent.objects.order_by("sequence"):
-        expected += 1
-        if event.sequence != expected or bytes(event.mac) != audit.chain_mac(previous, event):
-            return expected
-        previous = bytes(event.mac)
-    head = AuditHead.objects.get()
-    whole = head.sequence == expected and bytes(head.mac) == previous
-    return None if whole else expected + 1
 
 
 def record_some(n: int = 5) -> list[int]:
