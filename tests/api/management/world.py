@@ -13,6 +13,7 @@ from django.test import Client
 from keyvault import clock
 from keyvault.actors import SYSTEM, Actor, actor_for
 from keyvault.crypto.secret import Secret
+from keyvault.crypto.tokens import TokenKind, mint
 from keyvault.domain import OrganisationRole, Role
 from keyvault.models import Consumer, Environment, Key, Provider, Service, Team, User
 from keyvault.services import catalogue, consumers, people
@@ -103,12 +104,12 @@ class World:
         secret: str = "",
         team: Team | None = None,
     ) -> Key:
-        """A key with an imported first version."""
+        """A key with an imported first version; without ``secret`` one that provider ``internal`` honours."""
         added = adding.add_key(
             SYSTEM,
             self.service(team=team, provider=provider),
             Environment.objects.get(slug=environment),
-            secret=Secret(secret or new_secret()),
+            secret=Secret(secret) if secret else mint(TokenKind.ISSUED, environment),
             now=self.now,
         )
         return added.key
