@@ -6,7 +6,9 @@ path, the Host header and the request id. A request that fails here costs no thr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
@@ -24,6 +26,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _KNOWN_HOSTS_KEPT = 1024
+_MOST_DRAINED = 8 * 1024 * 1024
+_DRAIN_SECONDS = 2
 
 
 class Delivery(Protocol):
@@ -144,10 +148,12 @@ async def _buffered(scope: Scope, receive: Receive) -> Receive:
             break
         part = message.get("body", b"")
         size += len(part)
+        more = message.get("more_body", False)
         if size > MAX_BODY_BYTES:
+            if more:
+                await _drain(receive)
             raise _Refused("payload_too_large")
         parts.append(part)
-        more = message.get("more_body", False)
     body = b"".join(parts)
     headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-length", b"transfer-encoding")]
     scope["headers"] = [*headers, (b"content-length", str(size).encode())]
@@ -161,6 +167,17 @@ async def _buffered(scope: Scope, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
+
+
+async def _drain(receive: Receive) -> None:
+    """Listen a little longer: a caller that is still sending would see a broken pipe, not our answer."""
+    left, more = _MOST_DRAINED, True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while more and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                more = message["type"] == "http.request" and message.get("more_body", False)
 
 
 def _for_wsgi(scope: Scope, request_id: str) -> Scope:
