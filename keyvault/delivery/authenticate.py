@@ -91,7 +91,7 @@ def _by_token(presented: str, peer: str | None, now: datetime) -> Caller:
     if parsed is None or parsed.kind is not TokenKind.CONSUMER:
         raise invalid_api_key(presented)
     wanted = digest(keys().service.pepper, presented)
-    row = _tokens().filter(digest=wanted).first()
+    row = next(iter(_tokens().filter(digest=wanted)), None)
     if row is None or not hmac.compare_digest(bytes(row.digest), wanted):
         raise invalid_api_key()
     if not _lives(row, peer, now):
@@ -111,7 +111,7 @@ def _by_access_token(presented: str, peer: str | None, now: datetime) -> Caller:
         raise KeyturnError("access_token_expired", "The access token has expired.") from error
     except InvalidAccessToken as error:
         raise _invalid_access_token() from error
-    row = _tokens().filter(pk=uuid.UUID(claims.token_id)).first()
+    row = next(iter(_tokens().filter(pk=uuid.UUID(claims.token_id))), None)
     if row is None or row.environment.slug != claims.environment or not _lives(row, peer, now):
         raise _invalid_access_token()
     return Caller(row, "access_token", parse_globs(claims.paths), claims.expires_at)
@@ -122,6 +122,7 @@ def _invalid_access_token() -> KeyturnError:
 
 
 def _tokens() -> QuerySet[ConsumerToken]:
+    # Looked up by what is unique: first() would have the database sort one row.
     return ConsumerToken.objects.select_related("consumer", "environment").order_by()
 
 

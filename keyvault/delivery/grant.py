@@ -36,24 +36,17 @@ def find_permit(caller: Caller, service: str, environment: str, now: datetime) -
     """The permit; None alike for an unknown key, one without a grant, and one of another environment."""
     if environment != caller.environment or not _SLUG.fullmatch(service):
         return None
-    row = (
-        Grant.objects.filter(
-            consumer_id=caller.token.consumer_id,
-            environment_id=caller.token.environment_id,
-            service__slug=service,
-        )
-        .order_by()
-        .first()
+    grants = Grant.objects.order_by().filter(
+        consumer_id=caller.token.consumer_id,
+        environment_id=caller.token.environment_id,
+        service__slug=service,
     )
+    row = next(iter(grants), None)
     if row is None:
         return None
     integrity.verify(row)
-    key = (
-        Key.objects.select_related(*_TOGETHER)
-        .filter(service_id=row.service_id, environment_id=row.environment_id)
-        .order_by()
-        .first()
-    )
+    named = Key.objects.select_related(*_TOGETHER).order_by()
+    key = next(iter(named.filter(service_id=row.service_id, environment_id=row.environment_id)), None)
     if key is None:
         return None
     integrity.verify(key)

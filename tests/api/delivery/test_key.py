@@ -321,6 +321,18 @@ class Test503:
         _tamper(Grant.objects.get(consumer=world.consumer), verbs=["read", "versions", "verify"])
         assert world.get().code == "integrity_error"
 
+    def test_a_withheld_version_that_is_let_out_again(self, world: World) -> None:
+        version, _ = world.offer(0)
+        keys.withhold(version, now=clock.now())
+        type(version).objects.filter(pk=version.pk).update(withheld_at=None)
+        assert world.get("?version=pending").code == "integrity_error"
+
+    def test_a_version_that_is_made_to_look_revoked(self, world: World) -> None:
+        version = world.version(1)
+        type(version).objects.filter(pk=version.pk).update(state="revoked", revoked_at=clock.now())
+        assert world.get("?version=1").code == "integrity_error"
+        assert world.get().code == "integrity_error"
+
     def test_a_version_moved_back_to_active(self, world: World) -> None:
         world.offer(100)
         world.promote()
