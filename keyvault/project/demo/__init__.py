@@ -66,6 +66,8 @@ def _perform(play: Play, screen: Screen, *, once: bool, as_json: bool) -> int:
     problems = result.problems()
     for problem in problems:
         screen.say(f"NOT AS IT SHOULD BE: {problem}")
+    for failure in play.failures(result):
+        screen.say(f"    {failure}")
     for cause, times in play.unanswered().items():
         screen.say(f"Worth a look: {cause}, {times} times. The consumers went on with the keys they held.")
     code = 1 if problems else 0

@@ -52,6 +52,7 @@ class Account:
         self._etag = ""
         self._fetch_at = self._work_at = 0.0
         self._pause = RETRY_SECONDS
+        self._refused = False  # by the provider, at the last request
         self._counts: dict[tuple[int, str], Counter[str]] = {}
         self._unsent: dict[str, Any] | None = None
         self._sequence = 0
@@ -61,7 +62,7 @@ class Account:
         """What is due now: a report and a look at Keyturn, then one request to the provider."""
         late = time.monotonic() - self._fetch_at
         # Between two jobs is the best moment, for with an open one Keyturn lets us keep the key before.
-        if late >= (self._refresh / 2 if self._use.busy else 0.0):
+        if late >= (self._refresh / 4 if self._use.busy else 0.0):
             self.report()
             self._fetch_if_told()
         if self._held is not None and time.monotonic() >= self._work_at:
@@ -82,6 +83,7 @@ class Account:
     def _work(self, held: Held) -> None:
         seen = self._use.step(held)
         self._count(seen)
+        self._refused = seen.key_refused
         if not seen.key_refused:
             self._pause = RETRY_SECONDS
             return
@@ -96,7 +98,10 @@ class Account:
         counts = self._counts.setdefault((seen.version, seen.credential), Counter())
         counts[seen.outcome] += 1
         counts["jobs_opened"] += seen.opened
-        counts["jobs_closed"] += seen.closed
+        if seen.closed:
+            # Closed is counted where it was opened, whatever key was used to find that out.
+            opener = seen.job_version if seen.job_version is not None else seen.version
+            self._counts.setdefault((opener, seen.credential), Counter())["jobs_closed"] += seen.closed
         if seen.ok:
             self._ledger.worked(self._use.slug, seen.version)
             return
@@ -104,7 +109,8 @@ class Account:
             Failure(
                 provider=self._use.slug,
                 instance=f"{self._consumer.slug}/{self._instance}",
-                version=seen.version,
+                # A job that is lost is a failure of the version that opened it.
+                version=seen.job_version if seen.job_version is not None else seen.version,
                 credential=seen.credential,
                 outcome=seen.outcome,
                 status=seen.status,
@@ -139,13 +145,20 @@ class Account:
         )
         if self._held is not None and self._held.version != held.version:
             self._work_at, self._pause = 0.0, RETRY_SECONDS
-            for version in self._use.moved():
-                self._counts.setdefault((version, "key"), Counter())["jobs_closed"] += 1
+            if self._refused:
+                self._give_up()
         self._held, self._etag = held, answer.headers.get("etag", "")
         name = f"{self._consumer.slug}/{self._instance}"
         self._ledger.delivered(self._use.slug, name, held.version, held.secret)
         # A key at rest may be kept for minutes; at the demo's speed those are over in no time.
         return min(float(data["refresh_after"]), self._refresh)
+
+    def _give_up(self) -> None:
+        """Close the jobs of a key that is refused. Any other job is asked for with the key that Keyturn
+        gives: that it belongs to another one must never show."""
+        self._refused = False
+        for version in self._use.give_up():
+            self._counts.setdefault((version, "key"), Counter())["jobs_closed"] += 1
 
     def report(self) -> None:
         """Tell Keyturn how its versions worked. A report whose answer is lost is sent again unchanged."""

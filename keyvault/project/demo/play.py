@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -26,6 +27,7 @@ from keyvault.project.demo.trouble import DemoError
 from rotation.simulators import SIMULATORS, running
 
 LEAD: Final = "demo-lead"
+_FAILURES_TOLD: Final = 10
 _WARM_SECONDS: Final = 60.0
 _WARM_REQUESTS: Final = 100  # to each provider, before anything is rotated
 
@@ -121,6 +123,16 @@ class Play:
     def unanswered(self) -> dict[str, int]:
         """How often a consumer did not get an answer from Keyturn itself, by cause."""
         return self._ledger.unanswered_counts()
+
+    def failures(self, result: Result) -> list[str]:
+        """The first requests that should not have failed, one line each."""
+        return [
+            f"{datetime.fromtimestamp(one.at, UTC):%H:%M:%S} {one.provider}: {one.outcome} ({one.status}) "
+            f"for {one.instance} with version {one.version}, by {one.credential}"
+            for provider in result.providers
+            for one in self._ledger.failures(provider.provider)
+            if (one.provider, one.version) != (result.rollback.provider, result.rollback.bad_version)
+        ][:_FAILURES_TOLD]
 
     def _check_crew(self) -> None:
         for instance in self._instances:

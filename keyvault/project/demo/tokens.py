@@ -77,7 +77,7 @@ class BackgroundCutUse(Use):
     def busy(self) -> bool:
         return self._file is not None
 
-    def moved(self) -> list[int]:
+    def give_up(self) -> list[int]:
         file, self._file = self._file, None
         return [file.version] if file is not None else []
 
@@ -108,13 +108,13 @@ class BackgroundCutUse(Use):
         if file is None:
             return self._upload(held, headers, version, credential)
         if not file.result:
-            return self._process(held, headers, file, credential)
+            return self._process(held, headers, version, file, credential)
         answer = self._send(held, "GET", f"/v3/files/{file.result}", headers)
         self._file = None
         self._files += 1
         if token is not None and answer is not None and answer.status == 200:
             self._page = _Page(file.result, token)
-        return self._seen(answer, file.version, of_job=True, credential=credential, closed=1)
+        return self._seen(answer, version, job_version=file.version, credential=credential, closed=1)
 
     def _upload(self, held: Held, headers: dict[str, str], version: int, credential: str) -> Seen:
         kind, body = multipart({"upload_path": "shop"}, "files", "photo.png")
@@ -124,7 +124,9 @@ class BackgroundCutUse(Use):
         self._file = _File(version, credential == "key", source=str(answer.json()["file_paths"][0]))
         return self._seen(answer, version, credential=credential, opened=1)
 
-    def _process(self, held: Held, headers: dict[str, str], file: _File, credential: str) -> Seen:
+    def _process(
+        self, held: Held, headers: dict[str, str], version: int, file: _File, credential: str
+    ) -> Seen:
         result = f"{file.source}.cut.png"
         wanted = {"input_file_path": file.source, "output_variants": [{"output_file_path": result}]}
         answer = self._send(
@@ -138,5 +140,5 @@ class BackgroundCutUse(Use):
             file.result = result
         elif answer is not None and answer.status == 404:
             self._file = None
-            return self._seen(answer, file.version, of_job=True, credential=credential, closed=1)
-        return self._seen(answer, file.version, of_job=True, credential=credential)
+            return self._seen(answer, version, job_version=file.version, credential=credential, closed=1)
+        return self._seen(answer, version, job_version=file.version, credential=credential)

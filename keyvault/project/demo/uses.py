@@ -35,7 +35,8 @@ class Held:
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of one request. ``outcome`` is a counter of the usage report."""
+    """What became of one request. ``outcome`` is a counter of the usage report; ``job_version`` is the
+    version that opened the job which was asked for, where there is one."""
 
     outcome: str
     status: int
@@ -43,6 +44,7 @@ class Seen:
     credential: str = "key"
     opened: int = 0
     closed: int = 0
+    job_version: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -87,9 +89,9 @@ class Use(ABC):
         """Is a job open that belongs to the key?"""
         return False
 
-    def moved(self) -> list[int]:
-        """Another version is held now: give up what belongs to the one before. Returns, for each job
-        given up, the version that it was opened with."""
+    def give_up(self) -> list[int]:
+        """The key was refused: what was begun with it is lost. Returns, for each job given up, the
+        version that it was opened with."""
         return []
 
     def close(self) -> None:
@@ -109,7 +111,7 @@ class Use(ABC):
             return None
 
     def _seen(self, answer: Answer | None, version: int, **more: Any) -> Seen:
-        outcome = outcome_of(answer, of_job=more.pop("of_job", False))
+        outcome = outcome_of(answer, of_job=more.get("job_version") is not None)
         return Seen(outcome, answer.status if answer else 0, version, **more)
 
 
@@ -151,7 +153,7 @@ class _JobUse(Use):
     def busy(self) -> bool:
         return self._job is not None
 
-    def moved(self) -> list[int]:
+    def give_up(self) -> list[int]:
         job, self._job = self._job, None
         return [job.version] if job is not None else []
 
@@ -168,8 +170,8 @@ class _JobUse(Use):
         gone = answer is not None and answer.status == 404
         if gone or (answer is not None and answer.json().get("status") == "completed"):
             self._job = None
-            return self._seen(answer, held.version, of_job=True, closed=1)
-        return self._seen(answer, held.version, of_job=True)
+            return self._seen(answer, held.version, job_version=job.version, closed=1)
+        return self._seen(answer, held.version, job_version=job.version)
 
 
 class RemovitUse(_JobUse):

@@ -183,11 +183,32 @@ def test_without_keyturn_the_held_key_goes_on_working(
     assert ledger.unanswered_counts()
 
 
-def test_a_job_of_a_version_that_was_taken_away_is_reported_closed(
-    account: Account, contract: Contract
+def test_a_job_that_another_key_cannot_see_is_a_failure_of_the_version_that_opened_it(
+    account: Account, contract: Contract, ledger: Ledger
 ) -> None:
     account.turn()
     contract.version = 2
+    account.report()
+    account.fetch()
     account.turn()
+    account.report()
+    (failure,) = ledger.failures("removit", 1)
+    assert (failure.outcome, failure.status) == ("not_found_job", 404)
+    assert contract.reports[-1]["versions"] == [
+        {"version": 2, "credential": "key", "not_found_job": 1},
+        {"version": 1, "credential": "key", "jobs_closed": 1},
+    ]
+
+
+def test_the_job_of_a_refused_key_is_closed_without_asking_for_it(
+    account: Account, contract: Contract, ledger: Ledger, simulator: RunningSimulator
+) -> None:
     account.turn()
-    assert contract.reports[-1]["versions"][0] == {"version": 1, "credential": "key", "jobs_closed": 1}
+    simulator.control.set_fault(reject_key_id=simulator.control.keys()[0].id)
+    account.turn()
+    contract.version = 2
+    account.fetch()
+    account.report()
+    assert contract.reports[-1]["versions"] == [{"version": 1, "credential": "key", "jobs_closed": 1}]
+    account.turn()
+    assert [failure.outcome for failure in ledger.failures("removit")] == ["auth_invalid"]

@@ -89,16 +89,18 @@ def test_a_job_is_not_found_under_another_key(slug: str, fresh: Fresh) -> None:
     with running(slug) as simulator:
         assert use.step(held(simulator, simulator.control.create_key("a").value)).opened == 1
         seen = use.step(held(simulator, simulator.control.create_key("b").value, version=2))
-    assert (seen.outcome, seen.closed) == ("not_found_job", 1)
+    assert (seen.outcome, seen.version, seen.job_version, seen.closed) == ("not_found_job", 2, 1, 1)
 
 
 @pytest.mark.parametrize("slug", ["removit", "removebgvideo"])
-def test_a_consumer_that_moved_gives_up_its_job_and_tells_its_version(slug: str, fresh: Fresh) -> None:
+def test_a_consumer_whose_key_was_refused_gives_up_its_job_and_tells_its_version(
+    slug: str, fresh: Fresh
+) -> None:
     use = fresh(USES[slug]())
     with running(slug) as simulator:
         use.step(held(simulator, simulator.control.create_key("a").value, version=4))
-        assert use.moved() == [4]
-        assert use.moved() == []
+        assert use.give_up() == [4]
+        assert use.give_up() == []
         seen = work(use, held(simulator, simulator.control.create_key("b").value, version=5), 6)
     assert {one.outcome for one in seen} == {"ok"}
 
@@ -130,7 +132,7 @@ def test_the_token_of_the_version_before_is_used_until_it_ends(fresh: Fresh) -> 
         first = held(simulator, simulator.control.create_key("a").value, version=1)
         for _ in range(4):
             use.step(first)
-        use.moved()
+        use.give_up()
         second = held(simulator, simulator.control.create_key("b").value, version=2)
         after = work(use, second, 8)
         assert {(s.version, s.credential) for s in after if s.version == 1} == {(1, "access_token")}
