@@ -303,41 +303,34 @@ def _revoke(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) ->
 
 
 def _finish_revoke(r: Snapshot, seen: Observations, now: datetime) -> Action:
-    """1. The revoke is in flight: wait. 2. A person must do it. 3. Done or unknown: a probe must find the
-    key dead. 4. It lives: ask again; after the budget a person is told."""
-    revoke = seen.operations.get((Kind.REVOKE, Side.OUTGOING))
+    reason = "the provider refuses the outgoing key" if seen.can_probe else "revoked; no probe can prove it"
+    return _until_dead(r, seen, Side.OUTGOING, now) or Enter(Stage.SUCCEEDED, reason)
+
+
+def _until_dead(r: Snapshot, seen: Observations, side: Side, now: datetime) -> Action | None:
+    """1. Ask for the revoke, once. 2. A person must do it. 3. Done, or its answer lost: a probe must find the
+    key dead. 4. It lives on after the budget: a person is told. None: it is dead."""
+    revoke = seen.operations.get((Kind.REVOKE, side))
     if revoke is None:
-        return Call(Kind.REVOKE, Side.OUTGOING)
+        return Call(Kind.REVOKE, side)
     if revoke.state in _IN_FLIGHT:
-        return Wait("the provider to revoke the outgoing key", _soon(revoke, r, now), code="revoking")
+        return Wait(f"the provider to revoke the {side} key", _soon(revoke, r, now), code="revoking")
     if revoke.state is OperationState.NEEDS_PERSON:
-        return Attention(
-            "confirm_revoked",
-            "revoke the outgoing key at the provider, then confirm it here",
-            (Verb.CONFIRM_REVOKED,),
-        )
+        advice = f"revoke the {side} key at the provider, then confirm it here"
+        return Attention("confirm_revoked", advice, (Verb.CONFIRM_REVOKED,))
     if revoke.state is OperationState.FAILED:
         return Attention("revoke_failed", revoke.message, (Verb.RESUME, Verb.CONFIRM_REVOKED))
-    return _confirm(r, seen, revoke, now)
-
-
-def _confirm(r: Snapshot, seen: Observations, revoke: OperationView, now: datetime) -> Action:
     if not seen.can_probe:
-        return Enter(Stage.SUCCEEDED, "revoked; this provider has no probe to prove it")
-    confirm = seen.operations.get((Kind.CONFIRM, Side.OUTGOING))
+        return None
+    confirm = seen.operations.get((Kind.CONFIRM, side))
     if confirm is None:
-        return Call(Kind.CONFIRM, Side.OUTGOING)
+        return Call(Kind.CONFIRM, side)
     if confirm.state in _IN_FLIGHT or confirm.state is OperationState.UNKNOWN:
-        return Wait("the provider to refuse the outgoing key", _soon(confirm, r, now), code="confirming")
-    if confirm.state is OperationState.DONE and confirm.outcome == "dead":
-        return Enter(Stage.SUCCEEDED, "the provider refuses the outgoing key")
-    if confirm.outcome == "alive" and revoke.state is OperationState.UNKNOWN:
-        return Call(Kind.REVOKE, Side.OUTGOING)
-    return Attention(
-        "undead_key",
-        confirm.message or "the provider still honours the outgoing key",
-        (Verb.RESUME, Verb.CONFIRM_REVOKED),
-    )
+        return Wait(f"the provider to refuse the {side} key", _soon(confirm, r, now), code="confirming")
+    if confirm.outcome == "dead":
+        return None
+    advice = confirm.message or f"the provider still honours the {side} key"
+    return Attention("undead_key", advice, (Verb.RESUME, Verb.CONFIRM_REVOKED))
 
 
 _STAGES: dict[Stage, Callable[[Snapshot, Observations, Verdict, datetime], Action]] = {
@@ -363,33 +356,7 @@ def clean_up(r: Snapshot, seen: Observations, *, due_at: datetime, now: datetime
         return Wait("the withheld key to be revoked later", due_at, code="withheld")
     if r.attention:
         return Wait("a person must choose", _later(r, now), code=r.attention)
-    revoke = seen.operations.get((Kind.REVOKE, Side.INCOMING))
-    if revoke is None:
-        return Call(Kind.REVOKE, Side.INCOMING)
-    if revoke.state in _IN_FLIGHT:
-        return Wait("the provider to revoke the withheld key", _soon(revoke, r, now), code="revoking")
-    if revoke.state is OperationState.NEEDS_PERSON:
-        return Attention(
-            "confirm_revoked",
-            "revoke the withheld key at the provider, then confirm it here",
-            (Verb.CONFIRM_REVOKED,),
-        )
-    if revoke.state is OperationState.FAILED:
-        return Attention("revoke_failed", revoke.message, (Verb.RESUME, Verb.CONFIRM_REVOKED))
-    confirm = seen.operations.get((Kind.CONFIRM, Side.INCOMING))
-    if not seen.can_probe:
-        return None
-    if confirm is None:
-        return Call(Kind.CONFIRM, Side.INCOMING)
-    if confirm.state in _IN_FLIGHT or confirm.state is OperationState.UNKNOWN:
-        return Wait("the provider to refuse the withheld key", _soon(confirm, r, now), code="confirming")
-    if confirm.outcome == "dead":
-        return None
-    if revoke.state is OperationState.UNKNOWN and confirm.outcome == "alive":
-        return Call(Kind.REVOKE, Side.INCOMING)
-    return Attention(
-        "undead_key", confirm.message or "the provider still honours it", (Verb.RESUME, Verb.CONFIRM_REVOKED)
-    )
+    return _until_dead(r, seen, Side.INCOMING, now)
 
 
 # Probes and verbs ----------------------------------------------------------------------------------
@@ -418,8 +385,8 @@ def allowed_verbs(
     if r.stage in TERMINAL:
         return attention_verbs if r.attention else ()
     verbs: list[Verb] = list(attention_verbs if r.attention else ())
-    if wants_approval:
-        verbs.append(Verb.APPROVE)
+    if wants_approval or (r.stage is Stage.MONITOR and r.has_outgoing):
+        verbs.append(Verb.APPROVE)  # in monitor: the revoke, also one that has to be forced
     if not r.attention and not r.abort_asked:
         verbs.append(Verb.RESUME if r.paused else Verb.PAUSE)
     if r.stage is Stage.DEPLOY and not r.incoming_held:

@@ -1,10 +1,17 @@
-"""What a person may tell an open rotation: each verb records who and why, then lets the engine go on."""
+"""What a person may tell an open rotation: each verb records who and why, then lets the engine go on.
+
+Every verb takes the actor, the id of the rotation, and ``How``. It raises ``permission_denied``,
+``precondition_failed`` where ``revision`` is not the rotation's any more, and ``invalid_transition`` with the
+state and the verbs that are possible.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NotRequired, TypedDict, Unpack
 
 from django.db import transaction
 from django.db.models import F
@@ -13,7 +20,6 @@ from keyvault.actors import Actor
 from keyvault.crypto.secret import Secret
 from keyvault.domain import State
 from keyvault.exceptions import KeyturnError, denied
-from keyvault.models import KeyVersion
 from keyvault.services import keys as key_services
 from rotation import engine
 from rotation.decide import allowed_verbs
@@ -24,6 +30,24 @@ from rotation.policy import from_json
 
 APPROVAL_LIFE = timedelta(hours=24)
 _TRANSITIONS = {"approval_start": "start", "approval_revoke": "revoke"}
+
+
+class How(TypedDict):
+    """Why and when. ``revision``: as the person saw the rotation. ``ring``: how operations are announced."""
+
+    reason: str
+    now: datetime
+    revision: NotRequired[int | None]
+    ring: NotRequired[engine.Ring | None]
+
+
+@dataclass(frozen=True)
+class Said:
+    """Who said something, why and when."""
+
+    actor: Actor
+    reason: str
+    now: datetime
 
 
 def in_progress(rotation: Rotation) -> KeyturnError:
@@ -42,17 +66,66 @@ def verbs_of(rotation: Rotation) -> tuple[str, ...]:
     return tuple(str(verb) for verb in allowed_verbs(snapshot(rotation), asked, wants_approval=waiting))
 
 
+def pause(actor: Actor, rotation_id: uuid.UUID, **how: Unpack[How]) -> Rotation:
+    """Stop progress; protection goes on."""
+    return _run(Verb.PAUSE, _pause, actor, rotation_id, how)
+
+
+def resume(actor: Actor, rotation_id: uuid.UUID, **how: Unpack[How]) -> Rotation:
+    """Go on after a pause or an attention. What failed is tried again; a passed deadline is extended."""
+    return _run(Verb.RESUME, _resume, actor, rotation_id, how)
+
+
+def advance(actor: Actor, rotation_id: uuid.UUID, **how: Unpack[How]) -> Rotation:
+    """Go to the next step now, on this person's word instead of the hold and the verdict."""
+    return _run(Verb.ADVANCE, _advance, actor, rotation_id, how)
+
+
+def abort(actor: Actor, rotation_id: uuid.UUID, **how: Unpack[How]) -> Rotation:
+    """Give up: cancelled where nothing was created, rolled back otherwise."""
+    return _run(Verb.ABORT, _abort, actor, rotation_id, how)
+
+
+def approve(actor: Actor, rotation_id: uuid.UUID, **how: Unpack[How]) -> Rotation:
+    """Say yes to what the rotation waits for (its start, or the revoke). Never to one's own request."""
+    return _run(Verb.APPROVE, _approve, actor, rotation_id, how)
+
+
+def confirm_revoked(actor: Actor, rotation_id: uuid.UUID, **how: Unpack[How]) -> Rotation:
+    """A person revoked the key at the provider. A probe will have to find it dead."""
+    return _run(Verb.CONFIRM_REVOKED, _confirm_revoked, actor, rotation_id, how)
+
+
+def supply(
+    actor: Actor, rotation_id: uuid.UUID, *, secret: Secret, provider_key_id: str = "", **how: Unpack[How]
+) -> Rotation:
+    """Paste the new key that a person created at the provider. Needs the role lead."""
+
+    def change(rotation: Rotation, said: Said) -> None:
+        _supply(rotation, said, secret, provider_key_id)
+
+    return _run(Verb.SUPPLY, change, actor, rotation_id, how)
+
+
+def force_revoke(
+    actor: Actor, rotation_id: uuid.UUID, *, offender_count: int, **how: Unpack[How]
+) -> Rotation:
+    """Revoke although the outgoing version is not proved quiet. The number of offenders must be typed.
+
+    Needs the role lead, and in a protected environment another person's approval.
+    """
+
+    def change(rotation: Rotation, said: Said) -> None:
+        _force_revoke(rotation, said, offender_count)
+
+    return _run(Verb.FORCE_REVOKE, change, actor, rotation_id, how)
+
+
 def _run(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    verb: Verb,
-    change: Callable[[Rotation], None],
-    *,
-    now: datetime,
-    revision: int | None,
-    ring: engine.Ring | None,
+    verb: Verb, change: Callable[[Rotation, Said], None], actor: Actor, rotation_id: uuid.UUID, how: How
 ) -> Rotation:
     """Lock, check the right and the state, change, let the engine go on: one transaction."""
+    now, revision = how["now"], how.get("revision")
     with transaction.atomic():
         rotation = engine.lock(rotation_id)
         actor.demand("operate", rotation.key.service.team_id)
@@ -65,10 +138,10 @@ def _run(
                 _refusal(verb, rotation),
                 extra={"state": str(rotation.stage), "verbs": list(verbs)},
             )
-        change(rotation)
+        change(rotation, Said(actor, how["reason"], now))
         rotation.check_at = now
         rotation.save()
-        return engine.advance_locked(rotation, now, ring=ring)
+        return engine.advance_locked(rotation, now, ring=how.get("ring"))
 
 
 def _refusal(verb: Verb, rotation: Rotation) -> str:
@@ -79,147 +152,94 @@ def _refusal(verb: Verb, rotation: Rotation) -> str:
     return f"'{verb}' is not possible now."
 
 
-def _clear_attention(rotation: Rotation, actor: Actor, reason: str, now: datetime) -> None:
+def _note(rotation: Rotation, said: Said, name: str, **details: object) -> None:
+    engine.event(rotation, name, reason=said.reason, now=said.now, actor=said.actor, **details)
+
+
+def _clear_attention(rotation: Rotation, said: Said) -> None:
     if rotation.attention:
         code, rotation.attention = rotation.attention, ""
         rotation.attention_reason, rotation.attention_verbs = "", []
-        engine.event(rotation, "attention:cleared", reason=reason, now=now, actor=actor, code=code)
+        _note(rotation, said, "attention:cleared", code=code)
+
+
+def _pause(rotation: Rotation, said: Said) -> None:
+    rotation.paused = True
+    _note(rotation, said, "paused", code="operator")
+
+
+def _resume(rotation: Rotation, said: Said) -> None:
+    rotation.paused = False
+    _forget(rotation, *Kind)
+    if rotation.deadline_at <= said.now:
+        rotation.deadline_at = said.now + from_json(rotation.policy).deadline
+    _clear_attention(rotation, said)
+    _note(rotation, said, "resumed")
 
 
 def _forget(rotation: Rotation, *kinds: Kind) -> None:
     """Let failed steps be tried again: their operations no longer count."""
-    Operation.objects.filter(rotation=rotation, kind__in=kinds).exclude(
+    settled = Operation.objects.filter(rotation=rotation, kind__in=kinds).exclude(
         state__in=[OperationState.PENDING, OperationState.RUNNING]
-    ).exclude(kind__in=[Kind.DISABLE, Kind.REVOKE, Kind.ISSUE], state=OperationState.DONE).update(
-        superseded=True
     )
+    lasting = [Kind.DISABLE, Kind.REVOKE, Kind.ISSUE]
+    settled.exclude(kind__in=lasting, state=OperationState.DONE).update(superseded=True)
 
 
-def pause(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    reason: str,
-    now: datetime,
-    revision: int | None = None,
-    ring: engine.Ring | None = None,
-) -> Rotation:
-    """Stop progress; protection goes on."""
-
-    def change(rotation: Rotation) -> None:
-        rotation.paused = True
-        engine.event(rotation, "paused", reason=reason, now=now, actor=actor, code="operator")
-
-    return _run(actor, rotation_id, Verb.PAUSE, change, now=now, revision=revision, ring=ring)
+def _advance(rotation: Rotation, said: Said) -> None:
+    _clear_attention(rotation, said)
+    rotation.advance_asked_at = said.now
+    _note(rotation, said, "advanced", stage=str(rotation.stage))
 
 
-def resume(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    reason: str,
-    now: datetime,
-    revision: int | None = None,
-    ring: engine.Ring | None = None,
-) -> Rotation:
-    """Go on after a pause or an attention. What failed is tried again; a passed deadline is extended."""
-
-    def change(rotation: Rotation) -> None:
-        rotation.paused = False
-        _forget(rotation, *Kind)
-        if rotation.deadline_at <= now:
-            rotation.deadline_at = now + from_json(rotation.policy).deadline
-        _clear_attention(rotation, actor, reason, now)
-        engine.event(rotation, "resumed", reason=reason, now=now, actor=actor)
-
-    return _run(actor, rotation_id, Verb.RESUME, change, now=now, revision=revision, ring=ring)
+def _abort(rotation: Rotation, said: Said) -> None:
+    rotation.abort_asked_at = said.now
+    # An issue that nobody has begun (or that the provider turned away) need not happen any more.
+    Operation.objects.filter(rotation=rotation, kind=Kind.ISSUE, state=OperationState.PENDING).update(
+        state=OperationState.FAILED,
+        outcome="aborted",
+        fence=F("fence") + 1,
+        retry_at=None,
+        finished_at=said.now,
+    )
+    _note(rotation, said, "abort:asked")
 
 
-def advance(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    reason: str,
-    now: datetime,
-    revision: int | None = None,
-    ring: engine.Ring | None = None,
-) -> Rotation:
-    """Go to the next step now, on this person's word instead of the hold and the verdict."""
-
-    def change(rotation: Rotation) -> None:
-        _clear_attention(rotation, actor, reason, now)
-        rotation.advance_asked_at = now
-        engine.event(rotation, "advanced", reason=reason, now=now, actor=actor, stage=str(rotation.stage))
-
-    return _run(actor, rotation_id, Verb.ADVANCE, change, now=now, revision=revision, ring=ring)
+def _approve(rotation: Rotation, said: Said) -> None:
+    if said.actor.user_id is None or said.actor.name == rotation.requested_by:
+        raise denied("Another person must approve this: you asked for it.")
+    transition = _TRANSITIONS.get(rotation.waiting_code, "revoke")
+    Approval.objects.update_or_create(
+        rotation=rotation,
+        transition=transition,
+        user_id=said.actor.user_id,
+        defaults={"reason": said.reason, "created_at": said.now, "expires_at": said.now + APPROVAL_LIFE},
+    )
+    _note(rotation, said, "approved", transition=transition)
 
 
-def abort(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    reason: str,
-    now: datetime,
-    revision: int | None = None,
-    ring: engine.Ring | None = None,
-) -> Rotation:
-    """Give up: cancelled where nothing was created, rolled back otherwise."""
-
-    def change(rotation: Rotation) -> None:
-        rotation.abort_asked_at = now
-        # An issue that nobody has begun (or that the provider turned away) need not happen any more.
-        Operation.objects.filter(rotation=rotation, kind=Kind.ISSUE, state=OperationState.PENDING).update(
-            state=OperationState.FAILED,
-            outcome="aborted",
-            fence=F("fence") + 1,
-            retry_at=None,
-            finished_at=now,
-        )
-        engine.event(rotation, "abort:asked", reason=reason, now=now, actor=actor)
-
-    return _run(actor, rotation_id, Verb.ABORT, change, now=now, revision=revision, ring=ring)
-
-
-def supply(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    secret: Secret,
-    provider_key_id: str = "",
-    reason: str,
-    now: datetime,
-    revision: int | None = None,
-    ring: engine.Ring | None = None,
-) -> Rotation:
-    """Paste the new key that a person created at the provider."""
-
-    def change(rotation: Rotation) -> None:
-        actor.demand("manage", rotation.key.service.team_id)
-        if rotation.incoming is None:
-            rotation.incoming = key_services.request_version(actor, rotation.key, now=now)
-        key_services.fill_version(
-            actor,
-            rotation.key,
-            rotation.incoming,
-            secret,
-            provider_key_id=provider_key_id,
-            imported=True,
-            now=now,
-        )
-        _settle_by_person(rotation, Kind.ISSUE, Side.INCOMING, "supplied", now)
-        _clear_attention(rotation, actor, reason, now)
-        engine.event(
-            rotation, "supplied", reason=reason, now=now, actor=actor, version=rotation.incoming.number
-        )
-
-    return _run(actor, rotation_id, Verb.SUPPLY, change, now=now, revision=revision, ring=ring)
+def _supply(rotation: Rotation, said: Said, secret: Secret, provider_key_id: str) -> None:
+    said.actor.demand("manage", rotation.key.service.team_id)
+    if rotation.incoming is None:
+        rotation.incoming = key_services.request_version(said.actor, rotation.key, now=said.now)
+    key_services.fill_version(
+        said.actor,
+        rotation.key,
+        rotation.incoming,
+        secret,
+        provider_key_id=provider_key_id,
+        imported=True,
+        now=said.now,
+    )
+    _settle_by_person(rotation, Kind.ISSUE, Side.INCOMING, "supplied", said.now)
+    _clear_attention(rotation, said)
+    _note(rotation, said, "supplied", version=rotation.incoming.number)
 
 
 def _settle_by_person(rotation: Rotation, kind: Kind, side: Side, outcome: str, now: datetime) -> None:
     """What a person did stands; a worker still busy with it settles nothing (its fence is gone)."""
-    Operation.objects.filter(rotation=rotation, kind=kind, side=side, superseded=False).exclude(
-        state=OperationState.DONE
-    ).update(
+    unsettled = Operation.objects.filter(rotation=rotation, kind=kind, side=side, superseded=False)
+    unsettled.exclude(state=OperationState.DONE).update(
         state=OperationState.DONE,
         outcome=outcome,
         fence=F("fence") + 1,
@@ -229,106 +249,42 @@ def _settle_by_person(rotation: Rotation, kind: Kind, side: Side, outcome: str, 
     )
 
 
-def confirm_revoked(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    reason: str,
-    now: datetime,
-    revision: int | None = None,
-    ring: engine.Ring | None = None,
-) -> Rotation:
-    """A person revoked the key at the provider. A probe will have to find it dead."""
+def _confirm_revoked(rotation: Rotation, said: Said) -> None:
+    side = Side.INCOMING if rotation.stage == Stage.ROLLED_BACK else Side.OUTGOING
+    version = rotation.incoming if side is Side.INCOMING else rotation.outgoing
+    if version is None:
+        raise denied("There is no key to revoke.")
+    _settle_by_person(rotation, Kind.REVOKE, side, "confirmed", said.now)
+    if version.state in (State.ACTIVE, State.DISABLED):
+        key_services.mark_revoked(said.actor, rotation.key, version, now=said.now)
+    _forget(rotation, Kind.CONFIRM)
+    _clear_attention(rotation, said)
+    _note(rotation, said, "revoke:confirmed", version=version.number)
 
-    def change(rotation: Rotation) -> None:
-        side = Side.INCOMING if rotation.stage == Stage.ROLLED_BACK else Side.OUTGOING
-        version = rotation.incoming if side is Side.INCOMING else rotation.outgoing
-        if version is None:
-            raise denied("There is no key to revoke.")
-        _settle_by_person(rotation, Kind.REVOKE, side, "confirmed", now)
-        if version.state in (State.ACTIVE, State.DISABLED):
-            key_services.mark_revoked(actor, rotation.key, version, now=now)
-        _forget(rotation, Kind.CONFIRM)
-        _clear_attention(rotation, actor, reason, now)
-        engine.event(
-            rotation, "revoke:confirmed", reason=reason, now=now, actor=actor, version=version.number
+
+def _force_revoke(rotation: Rotation, said: Said, offender_count: int) -> None:
+    said.actor.demand("manage", rotation.key.service.team_id)
+    found = [offender.who for offender in offenders(rotation, from_json(rotation.policy), said.now)]
+    if offender_count != len(found):
+        raise KeyturnError(
+            "precondition_failed",
+            f"{len(found)} instance(s) still use the outgoing key. Type that number to confirm.",
+            extra={"offenders": found},
         )
-
-    return _run(actor, rotation_id, Verb.CONFIRM_REVOKED, change, now=now, revision=revision, ring=ring)
-
-
-def force_revoke(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    reason: str,
-    offender_count: int,
-    now: datetime,
-    revision: int | None = None,
-    ring: engine.Ring | None = None,
-) -> Rotation:
-    """Revoke although the outgoing version is not proved quiet. The number of offenders must be typed."""
-
-    def change(rotation: Rotation) -> None:
-        actor.demand("manage", rotation.key.service.team_id)
-        found = offenders(rotation, from_json(rotation.policy), now)
-        if offender_count != len(found):
-            raise KeyturnError(
-                "precondition_failed",
-                f"{len(found)} instance(s) still use the outgoing key. Type that number to confirm.",
-                extra={"offenders": [offender.who for offender in found]},
-            )
-        _demand_other_approval(rotation, actor, now)
-        rotation.force_asked_at = now
-        _clear_attention(rotation, actor, reason, now)
-        outgoing: KeyVersion | None = rotation.outgoing
-        engine.event(
-            rotation,
-            "revoke:forced",
-            reason=reason,
-            now=now,
-            actor=actor,
-            version=outgoing.number if outgoing else None,
-            offenders=[o.who for o in found],
-        )
-
-    return _run(actor, rotation_id, Verb.FORCE_REVOKE, change, now=now, revision=revision, ring=ring)
+    _demand_other_approval(rotation, said)
+    rotation.force_asked_at = said.now
+    _clear_attention(rotation, said)
+    number = rotation.outgoing.number if rotation.outgoing is not None else None
+    _note(rotation, said, "revoke:forced", version=number, offenders=found)
 
 
-def _demand_other_approval(rotation: Rotation, actor: Actor, now: datetime) -> None:
+def _demand_other_approval(rotation: Rotation, said: Said) -> None:
     """In a protected environment somebody else must have approved the revoke."""
     if not rotation.key.environment.protected:
         return
-    others = Approval.objects.filter(rotation=rotation, transition="revoke", expires_at__gt=now)
-    others = others.exclude(user__username=actor.name)
-    if not others.exists():
+    others = Approval.objects.filter(rotation=rotation, transition="revoke", expires_at__gt=said.now)
+    if not others.exclude(user__username=said.actor.name).exists():
         raise KeyturnError(
             "approval_required",
             "Forcing a revoke in a protected environment needs another person's approval.",
         )
-
-
-def approve(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    reason: str,
-    now: datetime,
-    revision: int | None = None,
-    ring: engine.Ring | None = None,
-) -> Rotation:
-    """Say yes to what the rotation waits for (its start, or the revoke). Never to one's own request."""
-
-    def change(rotation: Rotation) -> None:
-        if actor.user_id is None or actor.name == rotation.requested_by:
-            raise denied("Another person must approve this: you asked for it.")
-        transition = _TRANSITIONS.get(rotation.waiting_code, "revoke")
-        Approval.objects.update_or_create(
-            rotation=rotation,
-            transition=transition,
-            user_id=actor.user_id,
-            defaults={"reason": reason, "created_at": now, "expires_at": now + APPROVAL_LIFE},
-        )
-        engine.event(rotation, "approved", reason=reason, now=now, actor=actor, transition=transition)
-
-    return _run(actor, rotation_id, Verb.APPROVE, change, now=now, revision=revision, ring=ring)

@@ -348,7 +348,7 @@ def test_both_keys_are_probed_on_their_interval() -> None:
         (rotation(Stage.DEPLOY), {Verb.PAUSE, Verb.ABORT, Verb.SUPPLY}),
         (rotation(), {Verb.PAUSE, Verb.ADVANCE, Verb.ABORT}),
         (rotation(paused=True), {Verb.RESUME, Verb.ABORT}),
-        (rotation(Stage.MONITOR), {Verb.PAUSE, Verb.FORCE_REVOKE, Verb.ABORT}),
+        (rotation(Stage.MONITOR), {Verb.PAUSE, Verb.APPROVE, Verb.FORCE_REVOKE, Verb.ABORT}),
         (rotation(Stage.REVOKE, revoke_asked=True), {Verb.PAUSE, Verb.EMERGENCY}),
         (rotation(Stage.SUCCEEDED), set()),
     ],
