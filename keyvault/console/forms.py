@@ -170,7 +170,8 @@ class GrantForm(forms.Form):
     )
 
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # It stands beside the token form, which has a field of the same name.
+        super().__init__(*args, **{"auto_id": "grant_%s", **kwargs})
         # The service's team decides who reads its keys.
         self.fields["service"].queryset = Service.objects.filter(team__in=managed_teams(actor))  # type: ignore[attr-defined]
 

@@ -155,7 +155,7 @@ def furnish(running: dict[str, RunningSimulator], settings: Any, now: datetime) 
     """A handful of services in the states that the console has to show, all of them before ``now``."""
     policies.install_all(now=now - timedelta(days=80))
     media = team_with("media", "Media", now - timedelta(days=80), lena=Role.LEAD, vito=Role.VIEWER)
-    shop = team_with("shop", "Shop", now - timedelta(days=80), omar=Role.LEAD, lena=Role.OPERATOR)
+    shop = team_with("shop", "Shop", now - timedelta(days=80), omar=Role.LEAD, lena=Role.LEAD)
     person("ada", role=OrganisationRole.ADMIN)
     scenes = {
         "shifting": Scene(

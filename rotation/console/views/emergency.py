@@ -11,6 +11,7 @@ from django.views.decorators.http import require_http_methods
 from keyvault import clock
 from keyvault.console.access import actor_of, signed_in
 from keyvault.console.views.reveal import find_key
+from keyvault.exceptions import KeyturnError
 from rotation.console.forms import EmergencyForm
 from rotation.console.views.keys import readers
 from rotation.services import starting
@@ -22,6 +23,8 @@ def emergency(request: HttpRequest, service: str, environment: str) -> HttpRespo
     """Who may not do this learns so before being asked for a password."""
     key = find_key(actor_of(request), service, environment)
     actor_of(request).demand("manage", key.service.team_id)
+    if key.current is None:
+        raise KeyturnError("no_active_version", "This key has no active version, so none can have leaked.")
     response: HttpResponse = reauthentication_required(_confirmed)(request, service, environment)
     return response
 

@@ -119,10 +119,10 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (button && button.dataset.copy) copy(button);
-    if (button && button.dataset.close !== undefined) {
+    const close = event.target.closest("dialog [data-close]");
+    if (close) {
       event.preventDefault();
-      const dialog = button.closest("dialog");
-      if (dialog) dialog.close(); else history.back();
+      close.closest("dialog").close();
     }
     if (event.target.tagName === "DIALOG") event.target.close();
   });
