@@ -75,8 +75,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker) -> Iterator[Server]:
-    """A server of its own, with one lead's day furnished into its database."""
+def site(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Server]:
+    """A server of its own with a database of its own. The browser comes first: without it, fail at once."""
     data = tmp_path_factory.mktemp("browser") / "data"
     data.mkdir(mode=0o700)
     Keyring.create_file(data / "keyring.json", ["dev", "staging", "prod", "system"])
