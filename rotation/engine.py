@@ -87,7 +87,6 @@ def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = Non
         rotation.save()  # each move by itself, so that the database can check it
         if isinstance(action, Wait | Call | Attention):
             break
-    rotation.revision += 1
     rotation.save()
     return rotation
 
@@ -148,7 +147,12 @@ def _note_progress(rotation: Rotation, now: datetime) -> None:
 def event(
     rotation: Rotation, name: str, *, reason: str, now: datetime, actor: Actor = SYSTEM, **details: Any
 ) -> None:
-    """One line in the timeline and one audit event, in the transaction of the change."""
+    """One line in the timeline and one audit event, in the transaction of the change.
+
+    The revision grows with the timeline: a check that changes nothing leaves a caller's ``If-Match`` valid.
+    The caller saves the rotation.
+    """
+    rotation.revision += 1
     last = rotation.events.order_by("-sequence").values_list("sequence", flat=True).first() or 0
     RotationEvent.objects.create(
         rotation=rotation,

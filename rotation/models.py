@@ -15,7 +15,7 @@ from rotation.policy import Policy, from_json
 if TYPE_CHECKING:
     from keyvault.actors import Actor
 
-_TERMINAL = [stage.value for stage in TERMINAL]
+_TERMINAL = sorted(stage.value for stage in TERMINAL)  # a set has no order, a migration does
 
 
 class RotationPolicy(UUIDModel):
@@ -110,7 +110,7 @@ class Rotation(UUIDModel):
     verdict = models.CharField(max_length=16, blank=True)
     verdict_code = models.CharField(max_length=32, blank=True)
     verdict_reason = models.CharField(max_length=500, blank=True)
-    revision = models.PositiveBigIntegerField(default=0)  # grows with every change: the ETag
+    revision = models.PositiveBigIntegerField(default=0)  # grows with the timeline: the ETag
 
     objects = RotationQuerySet.as_manager()
 

@@ -369,6 +369,7 @@ def settle(
             outcome=operation.outcome or str(operation.state),
             attempt=operation.attempt,
         )
+        rotation.save(update_fields=["revision"])
     return True
 
 

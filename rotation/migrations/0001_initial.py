@@ -283,7 +283,7 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="rotation",
             constraint=models.UniqueConstraint(
-                condition=models.Q(("stage__in", ["rolled_back", "succeeded", "cancelled"]), _negated=True),
+                condition=models.Q(("stage__in", ["cancelled", "rolled_back", "succeeded"]), _negated=True),
                 fields=("key",),
                 name="rotation_one_open_per_key",
             ),
@@ -321,10 +321,10 @@ class Migration(migrations.Migration):
                 condition=models.Q(
                     models.Q(
                         ("finished_at__isnull", False),
-                        ("stage__in", ["rolled_back", "succeeded", "cancelled"]),
+                        ("stage__in", ["cancelled", "rolled_back", "succeeded"]),
                     ),
                     models.Q(
-                        models.Q(("stage__in", ["rolled_back", "succeeded", "cancelled"]), _negated=True),
+                        models.Q(("stage__in", ["cancelled", "rolled_back", "succeeded"]), _negated=True),
                         ("finished_at__isnull", True),
                     ),
                     _connector="OR",

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Q
 
 from keyvault.models import Heartbeat
 from rotation import engine, operations
@@ -46,6 +46,4 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
 
 @transaction.atomic
 def _postpone(rotation_id: uuid.UUID, now: datetime) -> None:
-    Rotation.objects.filter(pk=rotation_id, check_at__isnull=False).update(
-        check_at=now + AFTER_FAILURE, revision=F("revision") + 1
-    )
+    Rotation.objects.filter(pk=rotation_id, check_at__isnull=False).update(check_at=now + AFTER_FAILURE)

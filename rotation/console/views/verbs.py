@@ -115,8 +115,8 @@ def _form_page(
 def _carry_out(actor: Actor, row: Rotation, choice: Choice, data: dict[str, Any]) -> Rotation:
     """Call the service on exactly the state that the person saw.
 
-    The engine may count a check at any moment, which changes the revision and nothing that matters
-    here; so the revision is read anew a few times, and what the person saw decides.
+    The timeline may grow at any moment by something that does not matter here, such as an operation that
+    was settled; so the revision is read anew a few times, and what the person saw decides.
     """
     extra = {"offender_count": data["count"]} if choice.count is not None else {}
     for attempt in range(TRIES):
