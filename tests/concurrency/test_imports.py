@@ -8,6 +8,7 @@ import pytest
 from django.db import transaction
 
 from keyvault.actors import SYSTEM
+from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError
 from keyvault.models import Key, KeyVersion
 from keyvault.services import keys
@@ -71,6 +72,26 @@ def test_one_secret_is_supplied_twice_to_one_key(furniture: Furniture) -> None:
     assert returned(outcomes) == [2]
     assert [getattr(refusal, "code", refusal) for refusal in raised(outcomes)] == ["validation_error"] * 7
     assert list(key.versions.order_by("number").values_list("number", flat=True)) == [1, 2]
+
+
+def test_answers_of_two_providers_with_one_secret_fill_one_version(furniture: Furniture) -> None:
+    """Here nothing is written before the secret is looked up."""
+    for _ in range(6):
+        secret, waiting = fresh_secret(), []
+        for environment in ("dev", "staging", "prod") * 3:
+            key = furnish().empty_key(environment)
+            with transaction.atomic():
+                waiting.append(keys.request_version(SYSTEM, keys.lock_key(key.id), now=NOW))
+
+        @transaction.atomic
+        def fill(version: KeyVersion, secret: Secret = secret) -> str:
+            key = keys.lock_key(version.key_id)
+            keys.fill_version(SYSTEM, key, version, secret, provider_key_id="", imported=False, now=NOW)
+            return key.environment.slug
+
+        outcomes = at_once(*(lambda version=version: fill(version) for version in waiting))
+        assert len(set(returned(outcomes))) == 1
+        assert len(raised(outcomes)) == 6
 
 
 def test_imports_and_answers_of_the_provider_do_not_lock_each_other_out(

@@ -120,6 +120,32 @@ def test_a_stale_worker_writes_nothing(world: Callable[..., World]) -> None:
     assert everything() == before
 
 
+def test_a_stale_worker_does_not_answer_for_the_one_that_took_over(world: Callable[..., World]) -> None:
+    """The operation runs, in other hands. The late answer must not end it."""
+    w = world()
+    rotation = w.start()
+    w.work()
+    w.run(lambda: rotation.operations.filter(kind="probe").exists(), step=5, traffic=False)
+    probe = rotation.operations.filter(kind="probe").first()
+    assert probe is not None
+    Operation.objects.filter(pk=probe.pk).update(
+        state=OperationState.PENDING, retry_at=w.now, finished_at=None, outcome=""
+    )
+    slow = operations.claim(probe.id, w.now)
+    assert slow is not None
+    answer = operations.call(slow, w.now)
+    w.now += operations.LEASE + timedelta(seconds=1)
+    operations.sweep(w.now)
+    fresh = operations.claim(probe.id, w.now)
+    assert fresh is not None
+    assert fresh.fence > slow.fence
+
+    before = everything()
+    assert operations.settle(slow.id, slow.fence, answer, w.now, ring=lambda _: None) is False
+    assert everything() == before
+    assert operations.settle(fresh.id, fresh.fence, answer, w.now, ring=lambda _: None) is True
+
+
 def test_an_issue_whose_worker_was_given_up_does_not_come_back(world: Callable[..., World]) -> None:
     """The late answer holds a real key. It is not taken: the reconcile has dealt with it."""
     w = world()
@@ -161,7 +187,8 @@ def test_stale_and_fresh_settle_at_once(world: Callable[..., World]) -> None:
     fences = [held.fence, held.fence - 1, held.fence + 1, held.fence] * 4
     outcomes = at_once(*(lambda fence=fence: settle(fence) for fence in fences))
     assert not raised(outcomes)
-    assert returned(outcomes).count(True) == 1
+    winners = [fence for fence, settled in zip(fences, outcomes, strict=True) if settled]
+    assert winners == [held.fence]
     assert KeyVersion.objects.filter(key=w.key_id, state="active").count() == 2
     assert AuditEvent.objects.filter(name="key:version:issued").count() == 1
     assert broken_at() is None

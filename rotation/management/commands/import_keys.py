@@ -24,7 +24,7 @@ class Command(BaseCommand):
         "Import keys from a file that only you may read: CSV with the columns service, environment, secret "
         "and, if wanted, policy and provider_key_id; or a JSON list of objects with these members. Services "
         "must exist; keys are created. Either every row is imported or none, and each refusal names its row. "
-        "On SQLite nothing else can be written while it runs."
+        "On SQLite nothing else can be written while it runs: there, split a file of thousands of rows."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
