@@ -96,9 +96,7 @@ def import_first(
     if key.current is not None:
         raise invalid("secret", "This key has a version already. Start a rotation to replace it.")
     version = request_version(actor, key, now=now)
-    fill_version(
-        actor, key, version, secret, provider_key_id=provider_key_id, imported=True, now=now
-    )
+    fill_version(actor, key, version, secret, provider_key_id=provider_key_id, imported=True, now=now)
     key.current = version
     _save(key)
     return version
