@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 import pytest
@@ -211,7 +210,7 @@ class TestPaths:
             "/v1/rotations/-1/",
             f"/v1/rotations/{'9' * 23}/",
             "/v1/rotations/00000000-0000-0000-0000-00000000000g/",
-            f"/v1/rotations/{str(uuid.uuid4()).upper()}/x/",
+            "/v1/rotations/7DE1FBCC-84FF-4CA4-878C-815F7415D7D2/x/",
             "/v1/grants/1/",
         ],
     )
