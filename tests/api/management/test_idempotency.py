@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -62,6 +62,18 @@ class TestReplay:
         answer = world.lead.post(f"/v1/services/{service.slug}/keys/", body, Idempotency_Key="k")
         assert answer.status_code == 400
         assert not service.keys.exists()
+
+    def test_what_a_refused_request_had_done_is_undone(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def half(*args: Any, now: datetime, **kwargs: Any) -> None:
+            Team.objects.create(slug="half", name="Half", created_at=now)
+            raise KeyturnError("invalid_transition", "Not now.")
+
+        monkeypatch.setattr(people, "create_team", half)
+        assert world.admin.post("/v1/teams/", {"slug": "x"}, Idempotency_Key="k").status_code == 409
+        assert not Team.objects.filter(slug="half").exists()
+        assert IdempotentReply.objects.get().status == 409
 
     def test_the_etag_comes_back(self, world: World) -> None:
         path = start(world, world.key())

@@ -154,6 +154,10 @@ class TestPolicies403:
             assert person.post("/v1/policies/", {"slug": "mine"}).status_code == 403
             assert person.patch("/v1/policies/fast/", {"monitor": "PT1S"}).status_code == 403
 
+    def test_who_may_not_is_not_told_what_is_wrong(self, world: World) -> None:
+        assert world.lead.post("/v1/policies/", {"slug": "No!"}).status_code == 403
+        assert world.lead.patch("/v1/policies/fast/", {"speed": 1}).status_code == 403
+
 
 class TestPolicies404:
     def test_an_unknown_one(self, world: World) -> None:
