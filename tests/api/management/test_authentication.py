@@ -9,6 +9,7 @@ import pytest
 from django.test import Client
 
 from keyvault.crypto.tokens import TokenKind, mint
+from keyvault.integrity import sign
 from keyvault.models import User, UserToken
 from tests.api.management.world import World, problem
 
@@ -86,13 +87,14 @@ class TestAuthentication401:
         mistyped = token[:-1] + ("a" if token[-1] != "a" else "b")
         bodies = [get(X_API_Key=mint(TokenKind.USER, None).expose()), get(X_API_Key=mistyped)]
         row = UserToken.objects.get(user=world.lead.user)
-        UserToken.objects.filter(pk=row.pk).update(revoked_at=world.now)
+        row.revoked_at = world.now
+        sign(row)
+        row.save()
         bodies.append(get(X_API_Key=token))
-        UserToken.objects.filter(pk=row.pk).update(
-            revoked_at=None,
-            created_at=world.now - timedelta(hours=2),
-            expires_at=world.now - timedelta(seconds=1),
-        )
+        row.revoked_at, row.created_at = None, world.now - timedelta(hours=2)
+        row.expires_at = world.now - timedelta(seconds=1)
+        sign(row)
+        row.save()
         bodies.append(get(X_API_Key=token))
         User.objects.filter(pk=world.viewer.user.pk).update(is_active=False)
         bodies.append(get(X_API_Key=world.viewer.token))
