@@ -243,6 +243,7 @@ class KeyVersion(UUIDModel):
             self.kek_kid,
             self.fingerprint,
             bytes(self.token_digest or b""),
+            self.provider_key_id,
             self.withheld_at,
             self.compromised_at,
             self.revoked_at,

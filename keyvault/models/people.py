@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from django.contrib.auth.models import AbstractUser
 from django.db import models
@@ -68,6 +68,7 @@ class UserToken(UUIDModel):
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True, blank=True)
+    mac = models.BinaryField(max_length=32)
 
     class Meta:
         constraints = [
@@ -75,3 +76,6 @@ class UserToken(UUIDModel):
                 condition=models.Q(expires_at__gt=models.F("created_at")), name="user_token_expires_later"
             )
         ]
+
+    def mac_fields(self) -> tuple[Any, ...]:
+        return (str(self.id), self.user_id, bytes(self.digest), self.expires_at, self.revoked_at)

@@ -16,6 +16,7 @@ from keyvault.crypto.secret import Secret
 from keyvault.crypto.tokens import TokenKind, digest, hint, mint, parse
 from keyvault.domain import OrganisationRole, Role
 from keyvault.exceptions import invalid, not_found
+from keyvault.integrity import sign, verify
 from keyvault.keystore import keys
 from keyvault.models import Membership, Team, User, UserToken
 
@@ -79,13 +80,15 @@ def create_user_token(user: User, *, expires_at: datetime, now: datetime) -> tup
     if expires_at <= now:
         raise invalid("expires_at", "The expiry lies in the past.")
     secret = mint(TokenKind.USER, None)
-    row = UserToken.objects.create(
+    row = UserToken(
         user=user,
         digest=digest(keys().service.pepper, secret.expose()),
         hint=hint(secret),
         created_at=now,
         expires_at=expires_at,
     )
+    sign(row)
+    row.save(force_insert=True)
     audit.record(
         "user:token:created",
         actor=SYSTEM,
@@ -99,7 +102,10 @@ def create_user_token(user: User, *, expires_at: datetime, now: datetime) -> tup
 
 
 def user_for_token(text: str, *, now: datetime) -> User | None:
-    """The active person behind a user token, or None for anything else (also expired and revoked)."""
+    """The active person behind a user token, or None for anything else (also expired and revoked).
+
+    Raises ``IntegrityError`` for a row that none of our writers left like this.
+    """
     parsed = parse(text)
     if parsed is None or parsed.kind is not TokenKind.USER:
         return None
@@ -107,6 +113,7 @@ def user_for_token(text: str, *, now: datetime) -> User | None:
     row = UserToken.objects.select_related("user").filter(digest=wanted).first()
     if row is None or not hmac.compare_digest(bytes(row.digest), wanted):
         return None
+    verify(row)
     if row.revoked_at is not None or row.expires_at <= now or not row.user.is_active:
         return None
     return row.user

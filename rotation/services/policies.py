@@ -13,6 +13,7 @@ from keyvault.actors import Actor
 from keyvault.exceptions import invalid
 from keyvault.models import Key
 from keyvault.services import catalogue
+from keyvault.services.keys import lock_key
 from rotation.models import KeySchedule, RotationPolicy
 from rotation.policy import PRESETS, Policy, PolicyError, from_json, to_json
 from rotation.schedule import next_due
@@ -74,6 +75,7 @@ def policy_for(key: Key) -> RotationPolicy:
 @transaction.atomic
 def assign_policy(actor: Actor, key: Key, policy: RotationPolicy | None, *, now: datetime) -> KeySchedule:
     """Let a key follow a policy from now on; its next rotation is an interval (less a jitter) away."""
+    key = lock_key(key.id)  # before the schedule, as the engine does when a rotation is over
     actor.demand("manage", key.service.team_id)
     chosen = policy or policy_for(key)
     due = next_due(chosen.value, key.id, now)

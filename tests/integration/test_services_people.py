@@ -7,8 +7,10 @@ from datetime import timedelta
 import pytest
 
 from keyvault.actors import SYSTEM, Actor, actor_for
+from keyvault.crypto.envelope import IntegrityError
 from keyvault.domain import OrganisationRole, Role
 from keyvault.exceptions import KeyturnError
+from keyvault.integrity import sign
 from keyvault.models import AuditEvent, Key, Membership, Team, User, UserToken
 from keyvault.services import people
 from tests.integration.furniture import NOW, Furniture, furnish
@@ -131,7 +133,9 @@ def test_a_token_of_somebody_who_left_or_that_was_revoked_opens_nothing(db: None
     User.objects.filter(pk=user.pk).update(is_active=False)
     assert people.user_for_token(token.expose(), now=NOW) is None
     User.objects.filter(pk=user.pk).update(is_active=True)
-    UserToken.objects.filter(pk=row.pk).update(revoked_at=NOW)
+    row.revoked_at = NOW
+    sign(row)
+    row.save()
     assert people.user_for_token(token.expose(), now=NOW) is None
 
 
@@ -141,3 +145,10 @@ def test_what_is_no_user_token_is_nobody(furniture: Furniture) -> None:
     changed = other[:-1] + ("0" if other[-1] != "0" else "1")
     for text in ("", "ktu_", "nonsense", consumer_token.expose(), changed, other + " "):
         assert people.user_for_token(text, now=NOW) is None
+
+
+def test_a_token_that_somebody_extended_by_sql_opens_nothing(db: None) -> None:
+    row, token = people.create_user_token(person("late"), expires_at=NOW + timedelta(hours=1), now=NOW)
+    UserToken.objects.filter(pk=row.pk).update(expires_at=NOW + timedelta(days=900))
+    with pytest.raises(IntegrityError):
+        people.user_for_token(token.expose(), now=NOW + timedelta(days=1))
