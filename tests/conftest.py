@@ -14,9 +14,17 @@ import pytest
 from tests.bootstrap import chosen_database
 
 
+# What these hold does not depend on the database, so the second run leaves them out.
+DATABASE_FREE = ("architecture", "browser", "drivers", "leaks", "unit")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests that mean something on this run's database."""
     unwanted = "once" if chosen_database() == "postgresql" else "postgresql"
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in DATABASE_FREE:
+            item.add_marker(pytest.mark.once)
     for item in items:
         if item.get_closest_marker("serial"):
             item.add_marker(pytest.mark.xdist_group("serial"))

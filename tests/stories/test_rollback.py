@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.stories.world import World
+from tests.stories.world import Instance, World
 
 Build = Callable[..., World]
 
@@ -15,6 +15,12 @@ def _incoming_id(w: World) -> str:
     incoming = w.rotation.incoming
     assert incoming is not None
     return incoming.provider_key_id
+
+
+def _moved(w: World) -> Instance:
+    """An instance that the present weight has moved (16 of them at 50 %: there is one)."""
+    w.traffic()
+    return next(i for i in w.instances if i.version == 2)
 
 
 def test_a_rejected_key_rolls_back_in_shift(world: Build) -> None:
@@ -67,7 +73,7 @@ def test_a_rejected_key_rolls_back_in_monitor(world: Build) -> None:
 
 
 def test_a_higher_error_rate_rolls_back_after_three_checks(world: Build) -> None:
-    w = world(instances=8)
+    w = world(instances=16)
     w.start()
     w.run(lambda: w.rotation.weight == 50)
     checks = 0
@@ -94,10 +100,10 @@ def test_rollback_goes_on_while_paused(world: Build) -> None:
 
 
 def test_one_consumer_alone_cannot_roll_back(world: Build) -> None:
-    w = world(instances=12)
+    w = world(instances=16)
     w.start()
     w.run(lambda: w.rotation.weight == 50)
-    liar = next(i for i in w.instances if i.version == 2)
+    liar = _moved(w)
     for _ in range(4):
         w.tick()
         w.report(liar, 2, {"auth_invalid": 50})
@@ -162,10 +168,10 @@ def test_abort_while_the_old_key_cools_off_enables_it_again(world: Build) -> Non
 
 
 def test_jobs_of_the_outgoing_key_are_no_error_of_the_incoming_one(world: Build) -> None:
-    w = world(instances=8)
+    w = world(instances=16)
     w.start()
     w.run(lambda: w.rotation.weight == 50)
-    mover = next(i for i in w.instances if i.version == 2)
+    mover = _moved(w)
     for _ in range(8):
         w.tick()
         w.report(mover, 2, {"not_found_job": 3})
@@ -175,10 +181,10 @@ def test_jobs_of_the_outgoing_key_are_no_error_of_the_incoming_one(world: Build)
 
 
 def test_an_instance_without_a_key_is_named(world: Build) -> None:
-    w = world(instances=8)
+    w = world(instances=16)
     w.start()
     w.run(lambda: w.rotation.weight == 50)
-    poor = next(i for i in w.instances if i.version == 2)
+    poor = _moved(w)
     for _ in range(8):
         w.tick()
         w.report(poor, 2, {"auth_missing": 1})

@@ -54,7 +54,7 @@ class World:
         policy: Policy,
         driver: str = "http",
         environment: str = "prod",
-        instances: int = 6,
+        instances: int = 4,
         now: datetime = START,
     ) -> None:
         n = next(_names)
@@ -219,7 +219,7 @@ class World:
         line = usage.LineInput(number, "key", counts, **jobs)
         return usage.accept_report(
             self.consumer,
-            self.key,
+            Key(pk=self.key_id),
             usage.ReportInput(
                 instance.name, instance.sequence, self.now - timedelta(seconds=1), self.now, [line]
             ),
