@@ -13,7 +13,6 @@ import pytest
 
 from tests.bootstrap import chosen_database
 
-
 # What these hold does not depend on the database, so the second run leaves them out.
 DATABASE_FREE = ("architecture", "browser", "drivers", "leaks", "unit")
 
