@@ -74,7 +74,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"browser tests were deselected: {MISSING}", yellow=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def site(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[Server]:
@@ -91,13 +91,13 @@ def site(
     stop_server(process)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running() -> Iterator[dict[str, RunningSimulator]]:
     with simulators("removit", "removebgvideo", "backgrounderase", "backgroundcut") as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scenes(
     site: Server, running: dict[str, RunningSimulator], django_db_blocker: DjangoDbBlocker
 ) -> Iterator[dict[str, Scene]]:
@@ -118,8 +118,9 @@ def house(
         yield scenes
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    # Not for the session: while Playwright runs, its event loop runs in this thread, and no other may.
     path = chromium()
     if path is None:
         pytest.fail(MISSING)
