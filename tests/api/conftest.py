@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def _new_database(data: Path) -> tuple[str, str]:
     url = os.environ.get("DATABASE_URL", "")
     if not url:
         return str(data / "keyturn.sqlite3"), ""
-    name = f"api_{data.parent.name.replace('-', '_')}"
+    name = f"api_{uuid.uuid4().hex[:16]}"  # all workers share one server
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}"')
     return name, urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
