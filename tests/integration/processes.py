@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import threading
@@ -10,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,7 +67,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGKILL)
     process.wait()
     for child in alive(below):
-        os.kill(child.pid, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):  # it may end by itself at this very moment
+            child.kill()
 
 
 def answers(url: str) -> bool:
