@@ -6,11 +6,10 @@ Every writer of a protected row calls ``sign`` before saving; every path that ac
 
 from __future__ import annotations
 
-import hmac
 from typing import Protocol
 
 from keyvault.crypto.envelope import IntegrityError
-from keyvault.crypto.mac import Field, row_mac
+from keyvault.crypto.mac import Field, row_mac, row_mac_matches
 from keyvault.keystore import keys
 
 
@@ -20,15 +19,15 @@ class Protected(Protocol):
     def mac_fields(self) -> tuple[Field, ...]: ...
 
 
-def _mac(row: Protected) -> bytes:
-    return row_mac(keys().service.row_mac, type(row).__name__.lower(), *row.mac_fields())
+def _table(row: Protected) -> str:
+    return type(row).__name__.lower()
 
 
 def sign(row: Protected) -> None:
-    row.mac = _mac(row)
+    row.mac = row_mac(keys().service.row_mac, _table(row), *row.mac_fields())
 
 
 def verify(row: Protected) -> None:
     """Raise ``IntegrityError`` unless the row is as one of our writers left it."""
-    if not hmac.compare_digest(bytes(row.mac), _mac(row)):
+    if not row_mac_matches(bytes(row.mac), keys().service.row_mac, _table(row), *row.mac_fields()):
         raise IntegrityError
