@@ -46,6 +46,16 @@ KEYTURN_TRUSTED_PROXIES = frozenset(env.list("KEYTURN_TRUSTED_PROXIES", default=
 KEYTURN_WEB_THREADS = env.int("KEYTURN_WEB_THREADS", 8)
 KEYTURN_HEARTBEAT_MAX_AGE = env.int("KEYTURN_HEARTBEAT_MAX_AGE", max(30, 3 * KEYTURN_TICK))
 KEYTURN_API_RATE = env.str("KEYTURN_API_RATE", "600/min")  # of one user token, in the management API
+# How many keys one process keeps in memory (sealed, about 3 KiB each with its grants and tokens).
+KEYTURN_CACHE_KEYS = env.int("KEYTURN_CACHE_KEYS", 50_000)
+KEYTURN_FLUSH_CONNECTIONS = env.int("KEYTURN_FLUSH_CONNECTIONS", 2)
+# Seconds for which deliveries go on from memory while PostgreSQL is away; 0: they stop with it.
+DELIVERY_OUTAGE_GRACE = env.float("DELIVERY_OUTAGE_GRACE", 0.0)
+# Verifications of one key that we issued, a minute; 0: as many as come.
+KEYTURN_ISSUED_KEY_RATE = env.int("KEYTURN_ISSUED_KEY_RATE", 0)
+KEYTURN_RATE_LIMIT_URL = env.str("KEYTURN_RATE_LIMIT_URL", "")  # where several hosts count together
+KEYTURN_RATE_FILE = Path(env.str("KEYTURN_RATE_FILE", str(KEYTURN_DATA / "limits.cells"))).expanduser()
+KEYTURN_RATE_CELLS = env.int("KEYTURN_RATE_CELLS", 262_144)  # most subjects a minute that one host counts
 KEYTURN_LOG_LEVEL = env.str("KEYTURN_LOG_LEVEL", "INFO").upper()
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", "")
 CELERY_VISIBILITY_TIMEOUT = env.int("CELERY_VISIBILITY_TIMEOUT", VISIBILITY_TIMEOUT)
