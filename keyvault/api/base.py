@@ -68,8 +68,8 @@ class ManagementView(APIView):
         # What may be called here is told on a 405 only.
         if answer.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
             del answer["Allow"]
-        if self._throttle is not None and self._throttle.state is not None:
-            for name, text in self._throttle.state.headers().items():
+        if self._throttle is not None and self._throttle.window is not None:
+            for name, text in self._throttle.window.headers:
                 answer[name] = text
         return answer
 

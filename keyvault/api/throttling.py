@@ -1,9 +1,8 @@
-"""How many requests one user token may make in a minute. The database counts, so the limit is exact."""
+"""How many requests one user token may make in a minute. Counted exactly, whichever process answers."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from django.conf import settings
@@ -13,7 +12,7 @@ from rest_framework.views import APIView
 
 from keyvault import clock
 from keyvault.api.authentication import UserCredential
-from keyvault.services import usage
+from keyvault.limits import Window, limiter, subject
 
 DEFAULT_RATE: Final = "600/min"
 MAX_RATE: Final = 1_000_000
@@ -32,26 +31,10 @@ def format_rate(per_minute: int) -> str:
     return f"{per_minute}/min"
 
 
-@dataclass(frozen=True)
-class RateState:
-    """Where a caller stands in this minute; ``reset`` is in whole seconds."""
-
-    limit: int
-    remaining: int
-    reset: int
-
-    def headers(self) -> dict[str, str]:
-        return {
-            "RateLimit-Limit": str(self.limit),
-            "RateLimit-Remaining": str(self.remaining),
-            "RateLimit-Reset": str(self.reset),
-        }
-
-
 class UserTokenThrottle(BaseThrottle):
-    """Counts the request; every answer then carries ``RateLimit-*``."""
+    """Counts the request; every answer then carries the headers of ``window``."""
 
-    state: RateState | None = None
+    window: Window | None = None
 
     def allow_request(self, request: Request, view: APIView) -> bool:
         credential = request.auth
@@ -59,9 +42,8 @@ class UserTokenThrottle(BaseThrottle):
             return True  # there is nobody to count for; the permission has refused it already
         now = clock.now()
         limit = parse_rate(getattr(settings, "KEYTURN_API_RATE", DEFAULT_RATE))
-        count = usage.hit(credential.subject, now=now)
-        self.state = RateState(limit, max(0, limit - count), 60 - now.second)
-        return count <= limit
+        self.window = Window.at(limit, limiter().hit(subject(credential.subject), now), now)
+        return not self.window.exceeded
 
     def wait(self) -> float | None:
-        return float(self.state.reset) if self.state is not None else None
+        return float(self.window.reset) if self.window is not None else None
