@@ -54,7 +54,7 @@ DELIVERY_OUTAGE_GRACE = env.float("DELIVERY_OUTAGE_GRACE", 0.0)
 # Verifications of one key that we issued, a minute; 0: as many as come.
 KEYTURN_ISSUED_KEY_RATE = env.int("KEYTURN_ISSUED_KEY_RATE", 0)
 KEYTURN_RATE_LIMIT_URL = env.str("KEYTURN_RATE_LIMIT_URL", "")  # where several hosts count together
-KEYTURN_RATE_FILE = Path(env.str("KEYTURN_RATE_FILE", str(KEYTURN_DATA / "limits.cells"))).expanduser()
+KEYTURN_RATE_FILE = Path(env.str("KEYTURN_RATE_FILE", "") or KEYTURN_DATA / "limits.cells").expanduser()
 KEYTURN_RATE_CELLS = env.int("KEYTURN_RATE_CELLS", 262_144)  # most subjects a minute that one host counts
 KEYTURN_LOG_LEVEL = env.str("KEYTURN_LOG_LEVEL", "INFO").upper()
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", "")
