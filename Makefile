@@ -54,13 +54,20 @@ lint: $(READY) ## Check style, types, import rules, migrations and the exported 
 	KEYTURN_DATA=$$(mktemp -d) KEYTURN_ENV_FILE=/dev/null $(BIN)/python manage.py makemigrations --check --dry-run
 ifneq ($(UV),)
 	$(EXPORT) | diff - requirements/dev.txt
+	$(EXPORT) --only-group bench | diff - requirements/bench.txt
 endif
 
-bench: $(READY) ## Measure deliveries a second against a server started for it
-	@$(BIN)/python benchmarks/delivery.py $(ARGS)
+bench: $(READY) ## Measure Keyturn beside OpenBao, both started for it (docs/benchmarks.md)
+ifneq ($(UV),)
+	@uv sync --frozen --quiet --group bench 1>&2
+else
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt 1>&2
+endif
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 requirements: ## Export uv.lock for those who install with pip
 	$(EXPORT) --output-file requirements/dev.txt >/dev/null
+	$(EXPORT) --only-group bench --output-file requirements/bench.txt >/dev/null
 
 clean: ## Remove the virtual environment and caches; the data in var/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

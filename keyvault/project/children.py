@@ -38,7 +38,11 @@ def prepare() -> None:
 
 
 def web() -> None:
-    """The HTTP server. Its worker processes import ``keyvault.project.asgi``."""
+    serve_web("keyvault.project.asgi:application")
+
+
+def serve_web(application: str) -> None:
+    """The HTTP server. Its worker processes import ``application``, written ``module:name``."""
     from granian.constants import HTTPModes, Interfaces, Loops
     from granian.log import LogLevels
     from granian.server import Server
@@ -46,7 +50,7 @@ def web() -> None:
     # The worker processes tie themselves to this one.
     os.environ["KEYTURN_SERVER_PID"] = str(os.getpid())
     Server(
-        "keyvault.project.asgi:application",
+        application,
         address=os.environ.get("KEYTURN_LISTEN_HOST", "127.0.0.1"),
         port=int(os.environ.get("KEYTURN_LISTEN_PORT", "8000")),
         interface=Interfaces.ASGI,

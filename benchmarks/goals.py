@@ -1,0 +1,164 @@
+"""From figures to ratios to the table of goals. Pure: nothing here measures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Measured(Protocol):
+    """One case in one round."""
+
+    @property
+    def per_second(self) -> float: ...
+
+    @property
+    def p50(self) -> float: ...
+
+    @property
+    def p99(self) -> float: ...
+
+
+Rounds = Mapping[str, Sequence[Measured]]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and what it lies between."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Spread:
+        return cls(statistics.median(numbers), min(numbers), max(numbers))
+
+
+def ratio(
+    rounds: Rounds, of: str, to: str, figure: Callable[[Measured], float] = lambda one: one.per_second
+) -> Spread | None:
+    """How ``of`` compares to ``to``: one ratio for each round, because only figures of one round compare.
+
+    None unless both were measured in every round.
+    """
+    above, below = rounds.get(of, ()), rounds.get(to, ())
+    if not above or len(above) != len(below):
+        return None
+    return Spread.of([figure(one) / figure(other) for one, other in zip(above, below, strict=True)])
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table. ``limit`` None: told for information, there is no goal.
+
+    ``unit``: "x" for a ratio, "ms", "s" or "MB".
+    """
+
+    work: str
+    spread: Spread | None
+    limit: float | None = None
+    at_least: bool = True
+    unit: str = "x"
+    later: bool = False
+
+    @property
+    def verdict(self) -> str:
+        if self.spread is None:
+            return "NOT MEASURED"
+        if self.limit is None:
+            return ""
+        reached = self.spread.median >= self.limit if self.at_least else self.spread.median <= self.limit
+        return "met" if reached else "later" if self.later else "MISSED"
+
+    @property
+    def goal(self) -> str:
+        if self.limit is None:
+            return ""
+        return f"{'≥' if self.at_least else '≤'} {number(self.limit)} {self.unit}"
+
+    @property
+    def measured(self) -> str:
+        return "-" if self.spread is None else f"{number(self.spread.median)} {self.unit}"
+
+    @property
+    def between(self) -> str:
+        if self.spread is None or self.spread.low == self.spread.high:
+            return ""
+        return f"{number(self.spread.low)} - {number(self.spread.high)}"
+
+
+def number(figure: float) -> str:
+    """Three digits that count, with commas: 0.0613, 2.41, 14.3, 25,300."""
+    if abs(figure) >= 100:
+        return f"{figure:,.0f}"
+    if abs(figure) >= 10:
+        return f"{figure:.1f}"
+    return f"{figure:.2f}" if abs(figure) >= 1 else f"{figure:.3g}"
+
+
+def p50(one: Measured) -> float:
+    return one.p50
+
+
+def p99(one: Measured) -> float:
+    return one.p99
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is measured beside the rounds. Seconds, milliseconds and bytes; empty: not measured."""
+
+    cold_starts: Sequence[float] = ()
+    warm_starts: Sequence[float] = ()
+    idle_ticks: Sequence[float] = ()
+    worker_memory: int = 0
+    keys: int = 0
+
+
+def table(rounds: Rounds, beside: Beside) -> list[Line]:
+    """Every goal about delivery and verification, in the order of the design, and what belongs beside it."""
+    keys = f"{beside.keys:,}"
+    return [
+        Line("delivery / OpenBao KV v2 read, 64 connections", ratio(rounds, "delivery-64", "kv-64"), 12),
+        Line(
+            "p99 of delivery / of OpenBao, 64 connections",
+            ratio(rounds, "delivery-64", "kv-64", p99),
+            1 / 8,
+            False,
+        ),
+        Line("delivery / OpenBao KV v2 read, 8 connections", ratio(rounds, "delivery-8", "kv-8"), 6),
+        Line(
+            "p50 of delivery / of OpenBao, 1 connection", ratio(rounds, "delivery-1", "kv-1", p50), 0.6, False
+        ),
+        Line("delivery / OpenBao KV v2 read, 1 connection", ratio(rounds, "delivery-1", "kv-1")),
+        Line("delivery / hello world of the same server, 64", ratio(rounds, "delivery-64", "hello-64"), 0.35),
+        Line("delivery while 10 changes/s commit / quiet", ratio(rounds, "changes-10", "delivery-64"), 0.8),
+        Line(
+            "delivery while 20 x 500 keys/s change / quiet",
+            ratio(rounds, "changes-20x500", "delivery-64"),
+            0.5,
+        ),
+        Line("verify / OpenBao lookup-self, audited, 64", ratio(rounds, "verify-64", "lookup-64"), 12),
+        Line(
+            "verify / OpenBao lookup-self, not audited, 64", ratio(rounds, "verify-64", "lookup-unaudited-64")
+        ),
+        Line(
+            f"{keys} keys / 1,000 keys, the same 1,000 asked", ratio(rounds, "large-hot-64", "small-64"), 0.9
+        ),
+        Line(f"{keys} keys / 1,000 keys, any of them asked", ratio(rounds, "large-any-64", "small-64")),
+        Line(f"resident memory of a worker, {keys} keys", _one(beside.worker_memory / 1e6), 400, False, "MB"),
+        Line("cold start to the first answer, nothing there", _some(beside.cold_starts), 3, False, "s"),
+        Line("cold start to the first answer, set up before", _some(beside.warm_starts), 3, False, "s"),
+        Line(f"idle tick, {keys} keys", _some(beside.idle_ticks), 5, False, "ms", later=True),
+    ]
+
+
+def _some(numbers: Sequence[float]) -> Spread | None:
+    return Spread.of(numbers) if numbers else None
+
+
+def _one(figure: float) -> Spread | None:
+    return Spread.of([figure]) if figure else None
