@@ -13,6 +13,8 @@ from enum import StrEnum
 
 BUCKETS = 10_000
 
+Instance = tuple[str, str]  # the consumer's slug and the instance's name
+
 
 class State(StrEnum):
     """Does the provider honour this version? (NIST SP 800-57, reduced.)"""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from datetime import datetime
 
-from django.db.models import F, Max, Sum
+from keyvault.domain import Instance
+from keyvault.models import OpenJobs
 
-from keyvault.models import UsageLine
-
-Instance = tuple[str, str]  # consumer slug, instance name
+Row = tuple[uuid.UUID, uuid.UUID, uuid.UUID, str, int, datetime]
 
 
 def open_jobs(version_id: uuid.UUID, since: datetime) -> dict[Instance, datetime]:
@@ -17,18 +17,22 @@ def open_jobs(version_id: uuid.UUID, since: datetime) -> dict[Instance, datetime
 
     One that has said nothing since ``since`` is left out: its jobs are too old to matter.
     """
-    rows = (
-        UsageLine.objects.filter(version_id=version_id)
-        .values_list("consumer__slug", "instance")
-        .annotate(left=Sum(F("jobs_opened") - F("jobs_closed")), last=Max("to_at"))
-        .filter(left__gt=0, last__gt=since)
-    )
-    return {(consumer, name): last for consumer, name, left, last in rows}
+    rows = OpenJobs.objects.filter(version_id=version_id, open__gt=0, last_to_at__gt=since)
+    return {
+        (consumer, name): last
+        for consumer, name, last in rows.values_list("consumer__slug", "instance", "last_to_at")
+    }
 
 
 def has_open_jobs(version_id: uuid.UUID, consumer_id: uuid.UUID, instance: str, since: datetime) -> bool:
-    """The same question for one instance (one query, on an index)."""
-    told = UsageLine.objects.filter(
-        version_id=version_id, consumer_id=consumer_id, instance=instance
-    ).aggregate(left=Sum(F("jobs_opened") - F("jobs_closed")), last=Max("to_at"))
-    return told["last"] is not None and told["left"] > 0 and told["last"] > since
+    """The same question for one instance (one row, found by its index)."""
+    return OpenJobs.objects.filter(
+        version_id=version_id, consumer_id=consumer_id, instance=instance, open__gt=0, last_to_at__gt=since
+    ).exists()
+
+
+def open_jobs_of(version_ids: Collection[uuid.UUID]) -> list[Row]:
+    """Per instance that told of jobs under these versions: id, version, consumer, instance, how many are
+    open (none, if that is below 1), the end of its last report."""
+    rows = OpenJobs.objects.filter(version_id__in=version_ids)
+    return list(rows.values_list("id", "version_id", "consumer_id", "instance", "open", "last_to_at"))

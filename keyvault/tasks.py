@@ -10,9 +10,8 @@ from keyvault.services import replies, usage
 
 @shared_task(name="keyvault.tasks.roll_up")
 def roll_up() -> int:
-    """Fold deliveries into minute buckets until few are left; returns how many. Forgets old replies too."""
-    replies.forget_expired(now=clock.now())
-    total = 0
-    while folded := usage.roll_up(now=clock.now()):
-        total += folded
-    return total
+    """Fold deliveries and verifications; returns how many. Forgets old replies too."""
+    now = clock.now()
+    replies.forget_expired(now=now)
+    usage.forget_windows(now)
+    return usage.roll_up()

@@ -10,10 +10,9 @@ from typing import Any
 
 from django.db.models import Count, Max, Q, Sum
 
-from keyvault import jobs
-from keyvault.domain import Split, State, gets_pending
-from keyvault.jobs import Instance
-from keyvault.models import Delivery, Key, KeyVersion, UsageBucket, UsageLine
+from keyvault import jobs, readers, verifiers
+from keyvault.domain import Instance, Split, State, gets_pending
+from keyvault.models import KeyVersion, UsageLine
 from keyvault.models.activity import OUTCOMES
 from rotation import specs
 from rotation.facts import (
@@ -76,7 +75,8 @@ def observe(rotation: Rotation, now: datetime) -> Observations:
     operations = _operations(rotation)
     incoming, outgoing, reporting = _evidence(rotation, policy, operations, now)
     shifting = rotation.stage in (Stage.SHIFT, Stage.MONITOR, Stage.REVOKE)
-    active = _active_instances(rotation.key, now - _activity_span(policy)) if shifting else set()
+    given = readers.given(rotation.key_id, now - _activity_span(policy))
+    active = {(one.consumer, one.instance) for one in given} if shifting else set()
     assigned = _assigned(rotation, active)
     return Observations(
         incoming=incoming,
@@ -85,7 +85,7 @@ def observe(rotation: Rotation, now: datetime) -> Observations:
         instances=len(active),
         assigned=len(assigned),
         offenders=offenders(rotation, policy, now) if rotation.stage == Stage.MONITOR else (),
-        shares=_shares(rotation, policy, active, assigned, (incoming, outgoing), now),
+        shares=_shares(rotation, active, assigned, given, (incoming, outgoing)),
         operations=operations,
         approvals=_approvals(rotation, now),
         can_issue=able.issue,
@@ -198,11 +198,6 @@ def _silent(rotation: Rotation, policy: Policy, reporting: set[Instance], now: d
     return tuple(sorted(f"{consumer}/{name}" for consumer, name in set(before) - reporting))
 
 
-def _active_instances(key: Key, since: datetime) -> set[Instance]:
-    rows = Delivery.objects.filter(key=key, at__gt=since).values_list("consumer__slug", "instance")
-    return set(rows.distinct())
-
-
 def _assigned(rotation: Rotation, active: set[Instance]) -> set[Instance]:
     if rotation.stage in (Stage.MONITOR, Stage.REVOKE):
         return active
@@ -213,23 +208,17 @@ def _assigned(rotation: Rotation, active: set[Instance]) -> set[Instance]:
 
 def _shares(
     rotation: Rotation,
-    policy: Policy,
     active: set[Instance],
     assigned: set[Instance],
+    given: Iterable[readers.Reader],
     evidence: tuple[Evidence, Evidence],
-    now: datetime,
 ) -> Shares:
     target = 100 if rotation.stage in (Stage.MONITOR, Stage.REVOKE, Stage.SUCCEEDED) else rotation.weight
     incoming, outgoing = evidence
-    given = dict(
-        Delivery.objects.filter(
-            version_id__in=[v for v in (rotation.incoming_id, rotation.outgoing_id) if v],
-            at__gt=now - _activity_span(policy),
-        )
-        .values_list("version_id")
-        .annotate(n=Count("id"))
-    )
-    new, old = given.get(rotation.incoming_id, 0), given.get(rotation.outgoing_id, 0)
+    counted: dict[uuid.UUID | None, int] = {}
+    for one in given:
+        counted[one.version_id] = counted.get(one.version_id, 0) + one.deliveries
+    new, old = counted.get(rotation.incoming_id, 0), counted.get(rotation.outgoing_id, 0)
     return Shares(
         target=target,
         assigned=_percent(len(assigned), len(active)),
@@ -262,7 +251,7 @@ def _quota_full(rotation: Rotation) -> bool:
 def offenders(rotation: Rotation, policy: Policy, now: datetime) -> tuple[Offender, ...]:
     """Every reason why the outgoing version cannot be revoked yet, with the name of who causes it.
 
-    1. It was delivered, or reported as used, within the quiet time.
+    1. It was delivered, reported as used, or verified by us, within the quiet time.
     2. An instance active in the last 7 days was never given the incoming version.
     3. Jobs opened under it are still open (providers that tie jobs to keys).
     4. Access tokens minted from it may still live.
@@ -271,26 +260,39 @@ def offenders(rotation: Rotation, policy: Policy, now: datetime) -> tuple[Offend
     if outgoing is None:
         return ()
     found: dict[str, Offender] = {}
-    quiet_since = now - policy.quiet_needed
-    for who, last in _last_used(outgoing, quiet_since).items():
+    quiet_since, active_since = now - policy.quiet_needed, now - ACTIVE_INSTANCE
+    given = readers.last_given(rotation.key_id, min(quiet_since, active_since, rotation.created_at))
+    before, after = given.get(outgoing.id, {}), _given_incoming(rotation, given)
+    for who, last in _last_used(outgoing, before, quiet_since).items():
         ago = f"last seen on v{outgoing.number} {_ago(now - last)} ago"
         found[who] = Offender(who, ago, last)
-    for who, last in _never_moved(rotation, outgoing, now).items():
-        found.setdefault(
-            who, Offender(who, f"not seen on the incoming version since {last:%Y-%m-%d %H:%M} UTC", last)
-        )
+    for place, last in before.items():
+        if last > active_since and place not in after:
+            who = "/".join(place)
+            why = f"not seen on the incoming version since {last:%Y-%m-%d %H:%M} UTC"
+            found.setdefault(who, Offender(who, why, last))
     for who, last in _open_jobs(rotation, outgoing, now).items():
         found[who] = Offender(who, f"has jobs open under v{outgoing.number}", last)
     if not found:
-        found |= _derived_tokens(rotation, outgoing, now)
+        found |= _derived_tokens(rotation, outgoing, before, now)
     return tuple(sorted(found.values(), key=lambda offender: offender.who))
 
 
-def _last_used(outgoing: KeyVersion, since: datetime) -> dict[str, datetime]:
-    used: dict[str, datetime] = {}
-    given = Delivery.objects.filter(version=outgoing, at__gt=since)
-    for consumer, name, last in given.values_list("consumer__slug", "instance").annotate(last=Max("at")):
-        used[f"{consumer}/{name}"] = last
+def _given_incoming(
+    rotation: Rotation, given: Mapping[uuid.UUID, Mapping[Instance, datetime]]
+) -> set[Instance]:
+    """The instances that were given the incoming version since the rotation began."""
+    if rotation.incoming_id is None:
+        return set()
+    return {
+        place for place, last in given.get(rotation.incoming_id, {}).items() if last > rotation.created_at
+    }
+
+
+def _last_used(
+    outgoing: KeyVersion, given: Mapping[Instance, datetime], since: datetime
+) -> dict[str, datetime]:
+    used = {"/".join(place): last for place, last in given.items() if last > since}
     busy = Q()
     for outcome in OUTCOMES:
         busy |= Q(**{f"{outcome}__gt": 0})
@@ -298,25 +300,10 @@ def _last_used(outgoing: KeyVersion, since: datetime) -> dict[str, datetime]:
     for consumer, name, last in told.values_list("consumer__slug", "instance").annotate(last=Max("to_at")):
         who = f"{consumer}/{name}"
         used[who] = max(last, used.get(who, last))
+    if outgoing.token_digest is not None:  # else it is not a key that we issued, and nobody can verify it
+        for caller, last in verifiers.last_used(outgoing.id, since).items():
+            used[f"verified by {caller}"] = last
     return used
-
-
-def _seen_on(version_id: uuid.UUID | None, since: datetime) -> dict[Instance, datetime]:
-    seen: dict[Instance, datetime] = {}
-    folded = UsageBucket.objects.filter(version_id=version_id, minute__gt=since - timedelta(minutes=1))
-    fresh = Delivery.objects.filter(version_id=version_id, at__gt=since, folded=False)
-    places = ("consumer__slug", "instance")
-    for consumer, name, last in folded.values_list(*places).annotate(last=Max("last_delivery_at")):
-        seen[(consumer, name)] = last
-    for consumer, name, last in fresh.values_list(*places).annotate(last=Max("at")):
-        seen[(consumer, name)] = max(last, seen.get((consumer, name), last))
-    return seen
-
-
-def _never_moved(rotation: Rotation, outgoing: KeyVersion, now: datetime) -> dict[str, datetime]:
-    before = _seen_on(outgoing.id, now - ACTIVE_INSTANCE)
-    moved = _seen_on(rotation.incoming_id, rotation.created_at)
-    return {"/".join(place): last for place, last in before.items() if place not in moved}
 
 
 def _open_jobs(rotation: Rotation, outgoing: KeyVersion, now: datetime) -> dict[str, datetime]:
@@ -327,11 +314,13 @@ def _open_jobs(rotation: Rotation, outgoing: KeyVersion, now: datetime) -> dict[
     return {"/".join(place): last for place, last in jobs.open_jobs(outgoing.id, since).items()}
 
 
-def _derived_tokens(rotation: Rotation, outgoing: KeyVersion, now: datetime) -> dict[str, Offender]:
+def _derived_tokens(
+    rotation: Rotation, outgoing: KeyVersion, given: Mapping[Instance, datetime], now: datetime
+) -> dict[str, Offender]:
     life = rotation.key.service.provider.derived_token_seconds
     if not life:
         return {}
-    used = _last_used(outgoing, now - timedelta(seconds=life))
+    used = _last_used(outgoing, given, now - timedelta(seconds=life))
     who = "access tokens"
     if not used:
         return {}

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from keyvault import readers
 from keyvault.crypto.mac import lp
 from keyvault.domain import Split, State, gets_pending
 from keyvault.keystore import keys
-from keyvault.models import Consumer, Delivery, Key, KeyVersion, Provider, UsageBucket
+from keyvault.models import Consumer, Key, KeyVersion, Provider
 from rotation import specs
 from rotation.drivers.base import Capabilities
 from rotation.facts import Kind, Stage
@@ -190,12 +191,7 @@ def _times(
 
 def _instances(key: Key, now: datetime) -> list[PlannedInstance]:
     """Every instance that was given this key in the last days, with the team that owns its consumer."""
-    since = now - ACTIVE_INSTANCE
-    fresh = (
-        Delivery.objects.filter(key=key, at__gt=since).values_list("consumer__slug", "instance").distinct()
-    )
-    folded = UsageBucket.objects.filter(key=key, minute__gt=since).values_list("consumer__slug", "instance")
-    found = set(fresh) | set(folded.distinct())
+    found = set().union(*readers.last_given(key.id, now - ACTIVE_INSTANCE).values())
     owners = dict(
         Consumer.objects.filter(slug__in={consumer for consumer, _ in found}).values_list(
             "slug", "team__slug"

@@ -1,9 +1,14 @@
-"""What happened: deliveries, usage, audit events, and the small rows that keep processes honest."""
+"""What happened: deliveries, usage, audit events, and the small rows that keep processes honest.
+
+Deliveries and verifications are appended at a high rate and folded soon after (``keyvault.services.usage``):
+times and numbers of long ago are read from the folded rows, only the tail from what was appended.
+"""
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from django.db import models
-from django.db.models import Q
 
 from keyvault.models.access import Consumer, ConsumerToken
 from keyvault.models.base import UUIDModel
@@ -19,30 +24,57 @@ OUTCOMES = (
     "server_error",
     "timeout",
 )
+VERIFICATION_CODES = ("valid", "revoked", "expired", "disabled", "rate_limited")
+
+# What points from a table of many rows at one that is never deleted: the database need not check it for each
+# row, and each index would be written for each row. Django still refuses to delete what is pointed at.
+_UNCHECKED: Final[dict[str, Any]] = {
+    "on_delete": models.PROTECT,
+    "related_name": "+",
+    "db_constraint": False,
+    "db_index": False,
+}
 
 
 class Delivery(models.Model):
     """One answer to a consumer, durable before the answer leaves."""
 
     id = models.BigAutoField(primary_key=True)
-    at = models.DateTimeField()
-    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+")
-    version = models.ForeignKey(KeyVersion, on_delete=models.PROTECT, related_name="+")
-    consumer = models.ForeignKey(Consumer, on_delete=models.PROTECT, related_name="+")
-    token = models.ForeignKey(ConsumerToken, on_delete=models.PROTECT, related_name="+")
+    at = models.DateTimeField()  # of the answer; one replayed after an outage comes with an old time
+    key = models.ForeignKey(Key, **_UNCHECKED)
+    version = models.ForeignKey(KeyVersion, **_UNCHECKED)
+    consumer = models.ForeignKey(Consumer, **_UNCHECKED)
+    token = models.ForeignKey(ConsumerToken, **_UNCHECKED)
     instance = models.CharField(max_length=128)
     label = models.CharField(max_length=16)
     credential = models.CharField(max_length=16)  # consumer_token | access_token
     status = models.PositiveSmallIntegerField()  # 200, or 304 without a key
     request_id = models.CharField(max_length=64)
-    folded = models.BooleanField(default=False)
 
     class Meta:
-        indexes = [
-            models.Index(fields=["key", "at"], name="delivery_key_at"),
-            models.Index(fields=["version", "at"], name="delivery_version_at"),
-            models.Index(fields=["id"], condition=Q(folded=False), name="delivery_unfolded"),
-        ]
+        # The tail of one key: what was appended for it beyond the fold mark, whatever its time.
+        indexes = [models.Index(fields=["key", "id"], name="delivery_key")]
+
+
+class Verification(models.Model):
+    """Checks of a key that we issued: ``count`` of one caller with one result. Gone once it is folded."""
+
+    id = models.BigAutoField(primary_key=True)
+    at = models.DateTimeField()
+    version = models.ForeignKey(KeyVersion, **_UNCHECKED)
+    consumer = models.ForeignKey(Consumer, null=True, blank=True, **_UNCHECKED)  # null: forward-auth
+    code = models.CharField(max_length=16)  # one of VERIFICATION_CODES
+    count = models.PositiveIntegerField(default=1)
+
+    class Meta:
+        indexes = [models.Index(fields=["version"], name="verification_version")]
+
+
+class FoldMark(models.Model):
+    """One row: the last delivery that is folded. Whoever folds locks it."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    delivery_id = models.BigIntegerField(default=0)
 
 
 class UsageReport(UUIDModel):
@@ -93,22 +125,78 @@ class UsageLine(models.Model):
         ]
 
 
-class UsageBucket(models.Model):
-    """Deliveries and reported requests folded into minutes: what charts and long looks back read."""
+class OpenJobs(UUIDModel):
+    """Jobs that an instance opened under a version minus those it closed, as its usage reports add up.
 
-    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+")
-    version = models.ForeignKey(KeyVersion, on_delete=models.PROTECT, related_name="+")
-    consumer = models.ForeignKey(Consumer, on_delete=models.PROTECT, related_name="+")
+    Reports may come in any order, so that ``open`` can be below 0 for a while; then none is open.
+    """
+
+    version = models.ForeignKey(KeyVersion, on_delete=models.PROTECT, related_name="+", db_index=False)
+    consumer = models.ForeignKey(Consumer, on_delete=models.PROTECT, related_name="+", db_index=False)
+    instance = models.CharField(max_length=128)
+    open = models.BigIntegerField(default=0)
+    last_to_at = models.DateTimeField()  # the end of the latest report
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["version", "consumer", "instance"], name="open_jobs_once")
+        ]
+
+
+class UsageBucket(models.Model):
+    """Deliveries folded into minutes: how many there were."""
+
+    key = models.ForeignKey(Key, **_UNCHECKED)
+    version = models.ForeignKey(KeyVersion, **_UNCHECKED)
+    consumer = models.ForeignKey(Consumer, **_UNCHECKED)
     instance = models.CharField(max_length=128)
     minute = models.DateTimeField()
     deliveries = models.PositiveIntegerField(default=0)
     last_delivery_at = models.DateTimeField()
 
     class Meta:
-        indexes = [models.Index(fields=["key", "minute"], name="bucket_key_minute")]
         constraints = [
+            # In this order it is also the index for a span of time of one key.
             models.UniqueConstraint(
-                fields=["version", "consumer", "instance", "minute"], name="usage_bucket_once"
+                fields=["key", "minute", "version", "consumer", "instance"], name="usage_bucket_once"
+            )
+        ]
+
+
+class LastDelivery(models.Model):
+    """When an instance was last given a version, as far as deliveries are folded."""
+
+    key = models.ForeignKey(Key, **_UNCHECKED)
+    version = models.ForeignKey(KeyVersion, **_UNCHECKED)
+    consumer = models.ForeignKey(Consumer, **_UNCHECKED)
+    instance = models.CharField(max_length=128)
+    last_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["key", "last_at"], name="last_delivery_key"),
+            models.Index(fields=["consumer", "last_at"], name="last_delivery_consumer"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["version", "consumer", "instance"], name="last_delivery_once")
+        ]
+
+
+class VerificationBucket(models.Model):
+    """Verifications folded into minutes. ``caller`` is the slug of a consumer, or ``forward-auth``."""
+
+    version = models.ForeignKey(KeyVersion, **_UNCHECKED)
+    caller = models.CharField(max_length=63)
+    code = models.CharField(max_length=16)
+    minute = models.DateTimeField()
+    count = models.BigIntegerField(default=0)
+    last_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            # In this order it is also the index for a span of time of one version.
+            models.UniqueConstraint(
+                fields=["version", "minute", "caller", "code"], name="verification_bucket_once"
             )
         ]
 

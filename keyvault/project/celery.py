@@ -28,7 +28,8 @@ app.conf.beat_schedule = {
         # A tick that waited longer than the next one is not worth running.
         "options": {"expires": 4.0 * settings.KEYTURN_TICK},
     },
-    "roll-up": {"task": "keyvault.tasks.roll_up", "schedule": 60.0, "options": {"expires": 240.0}},
+    # Often, because readers go through what is not folded yet row by row.
+    "roll-up": {"task": "keyvault.tasks.roll_up", "schedule": 10.0, "options": {"expires": 40.0}},
 }
 app.conf.beat_schedule_filename = str(settings.KEYTURN_DATA / "beat-schedule")
 app.autodiscover_tasks(["keyvault", "rotation"])

@@ -1,4 +1,4 @@
-"""Deliveries and usage reports: recording them, folding them into minutes."""
+"""Usage reports, and folding what was delivered and verified into minutes."""
 
 from __future__ import annotations
 
@@ -6,26 +6,34 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 
 from django.db import connection, transaction
-from django.db.models import Count, F, Max, QuerySet
-from django.db.models.functions import Greatest, TruncMinute
+from django.db.models import Count, F, Max
+from django.db.models.functions import Greatest
 
+from keyvault import readers
 from keyvault.exceptions import invalid
 from keyvault.models import (
     Consumer,
     ConsumerToken,
     Delivery,
+    FoldMark,
     Key,
     KeyVersion,
+    OpenJobs,
     RateWindow,
-    UsageBucket,
     UsageLine,
     UsageReport,
+    Verification,
 )
 from keyvault.models.activity import OUTCOMES
+from keyvault.verifiers import FORWARD_AUTH
 
-FOLD_DELAY = timedelta(seconds=5)
+# On PostgreSQL whoever inserts deliveries or verifications holds this advisory lock, shared, from before the
+# first row gets its id until the commit.
+FOLD_LOCK: Final = 0x6B74666F6C64
+FOLD_BATCH = 20_000
 REPORT_MAX_AGE = timedelta(hours=24)
 REPORT_MAX_AHEAD = timedelta(minutes=5)
 RATE_WINDOWS_KEPT = timedelta(minutes=10)
@@ -65,18 +73,22 @@ def record_delivery(
     now: datetime,
 ) -> None:
     """Write down one answer. When this returns outside a transaction the record is durable."""
-    Delivery.objects.create(
-        at=now,
-        key=key,
-        version=version,
-        consumer_id=token.consumer_id,
-        token=token,
-        instance=instance,
-        label=label,
-        credential=credential,
-        status=status,
-        request_id=request_id,
-    )
+    with transaction.atomic():
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [FOLD_LOCK])
+        Delivery.objects.create(
+            at=now,
+            key=key,
+            version=version,
+            consumer_id=token.consumer_id,
+            token=token,
+            instance=instance,
+            label=label,
+            credential=credential,
+            status=status,
+            request_id=request_id,
+        )
 
 
 def hit(subject: str, *, now: datetime) -> int:
@@ -128,7 +140,28 @@ def accept_report(consumer: Consumer, key: Key, report: ReportInput, *, now: dat
             )
             for line in report.lines
         )
+        _count_jobs(consumer, report, versions, min(report.to_at, now))
     return True
+
+
+def _count_jobs(
+    consumer: Consumer, report: ReportInput, versions: Mapping[int, KeyVersion], to_at: datetime
+) -> None:
+    left: dict[uuid.UUID, int] = {}
+    for line in report.lines:
+        version_id = versions[line.version].id
+        left[version_id] = left.get(version_id, 0) + line.jobs_opened - line.jobs_closed
+    # In one order everywhere, so that two reports wait for each other instead of locking crosswise.
+    for version_id, more in sorted(left.items()):
+        place = {"version_id": version_id, "consumer": consumer, "instance": report.instance}
+        rows = OpenJobs.objects.filter(**place)
+        if more == 0:
+            # It says that its jobs, if it has any, still run.
+            rows.filter(open__gt=0, last_to_at__lt=to_at).update(last_to_at=to_at)
+            continue
+        _, created = OpenJobs.objects.get_or_create(**place, defaults={"open": more, "last_to_at": to_at})
+        if not created:
+            rows.update(open=F("open") + more, last_to_at=Greatest(F("last_to_at"), to_at))
 
 
 def _check_times(report: ReportInput, now: datetime) -> None:
@@ -144,9 +177,7 @@ def _delivered_versions(consumer: Consumer, key: Key, report: ReportInput) -> di
     wanted = {line.version for line in report.lines}
     versions = {version.number: version for version in key.versions.filter(number__in=wanted)}
     ids = [version.id for version in versions.values()]
-    seen = _delivered_to(Delivery.objects.filter(version_id__in=ids), consumer, report.instance)
-    if len(seen) < len(ids):
-        seen |= _delivered_to(UsageBucket.objects.filter(version_id__in=ids), consumer, report.instance)
+    seen = readers.versions_given(key.id, ids, consumer.id, report.instance)
     for line in report.lines:
         version = versions.get(line.version)
         if version is None or version.id not in seen:
@@ -154,41 +185,112 @@ def _delivered_versions(consumer: Consumer, key: Key, report: ReportInput) -> di
     return versions
 
 
-def _delivered_to(
-    rows: QuerySet[Delivery] | QuerySet[UsageBucket], consumer: Consumer, instance: str
-) -> set[uuid.UUID]:
-    mine = rows.filter(consumer=consumer, instance=instance)
-    return set(mine.order_by().values_list("version_id", flat=True).distinct())
+# Folding -------------------------------------------------------------------------------------------
+
+_MINUTE: Final = {"sqlite": "substr(d.at, 1, 16) || ':00'", "postgresql": "date_trunc('minute', d.at)"}
+_TO_BUCKETS: Final = """
+    INSERT INTO keyvault_usagebucket AS b
+        (key_id, minute, version_id, consumer_id, instance, deliveries, last_delivery_at)
+    SELECT d.key_id, {minute}, d.version_id, d.consumer_id, d.instance, COUNT(*), MAX(d.at)
+    FROM keyvault_delivery AS d WHERE d.id > %s AND d.id <= %s GROUP BY 1, 2, 3, 4, 5
+    ON CONFLICT (key_id, minute, version_id, consumer_id, instance) DO UPDATE SET
+        deliveries = b.deliveries + excluded.deliveries,
+        last_delivery_at = CASE WHEN excluded.last_delivery_at > b.last_delivery_at
+                                THEN excluded.last_delivery_at ELSE b.last_delivery_at END
+"""
+_TO_LAST: Final = """
+    INSERT INTO keyvault_lastdelivery AS b (key_id, version_id, consumer_id, instance, last_at)
+    SELECT d.key_id, d.version_id, d.consumer_id, d.instance, MAX(d.at)
+    FROM keyvault_delivery AS d WHERE d.id > %s AND d.id <= %s GROUP BY 1, 2, 3, 4
+    ON CONFLICT (version_id, consumer_id, instance) DO UPDATE SET last_at = excluded.last_at
+    WHERE excluded.last_at > b.last_at
+"""
+_TO_TOKENS: Final = """
+    UPDATE keyvault_consumertoken SET last_used_at = used.at
+    FROM (
+        SELECT d.token_id, MAX(d.at) AS at
+        FROM keyvault_delivery AS d WHERE d.id > %s AND d.id <= %s GROUP BY 1
+    ) AS used
+    WHERE keyvault_consumertoken.id = used.token_id
+        AND (last_used_at IS NULL OR last_used_at < used.at)
+"""
+_VERIFICATIONS: Final = """
+    INSERT INTO keyvault_verificationbucket AS b (version_id, minute, caller, code, count, last_at)
+    SELECT d.version_id, {minute}, COALESCE(c.slug, %s), d.code, SUM(d.count), MAX(d.at)
+    FROM keyvault_verification AS d LEFT JOIN keyvault_consumer AS c ON c.id = d.consumer_id
+    WHERE d.id <= %s GROUP BY 1, 2, 3, 4
+    ON CONFLICT (version_id, minute, caller, code) DO UPDATE SET
+        count = b.count + excluded.count,
+        last_at = CASE WHEN excluded.last_at > b.last_at THEN excluded.last_at ELSE b.last_at END
+"""
+
+
+def roll_up(*, batch: int = FOLD_BATCH) -> int:
+    """Fold every delivery and verification that is committed by now; returns how many deliveries.
+
+    1. Ask for the newest ids at an instant at which nobody inserts: all that was given a smaller id is there.
+    2. Fold batches of the deliveries beyond the mark and move the mark, each batch in one transaction. The
+       mark is locked first, so that a twin or a crash folds nothing twice.
+    3. Fold batches of verifications and delete them, under the same lock.
+
+    Raises ``OperationalError`` if somebody who inserts does not end.
+    """
+    newest_delivery, newest_verification = _newest_ids()
+    folded = 0
+    while n := _fold_deliveries(newest_delivery, batch):
+        folded += n
+    while _fold_verifications(newest_verification, batch):
+        pass
+    return folded
+
+
+def _newest_ids() -> tuple[int, int]:
+    if connection.vendor != "postgresql":
+        return _newest(Delivery), _newest(Verification)  # one writer at a time: ids are in order of commits
+    with transaction.atomic(durable=True), connection.cursor() as cursor:
+        # Who waits for this lock holds up all delivery behind it, so not for long.
+        cursor.execute("SET LOCAL lock_timeout = '2s'")
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [FOLD_LOCK])
+        return _newest(Delivery), _newest(Verification)
+
+
+def _newest(model: type[Delivery] | type[Verification]) -> int:
+    newest: int | None = model.objects.aggregate(last=Max("id"))["last"]
+    return newest or 0
+
+
+def _lock_mark() -> FoldMark:
+    return FoldMark.objects.select_for_update().get_or_create(id=1)[0]
 
 
 @transaction.atomic
-def roll_up(*, now: datetime, batch: int = 20_000) -> int:
-    """Fold recorded deliveries into minute buckets; returns how many. A crash or a twin folds none twice."""
-    ids = list(
-        Delivery.objects.select_for_update(skip_locked=connection.features.has_select_for_update_skip_locked)
-        .filter(folded=False, at__lt=now - FOLD_DELAY)
-        .order_by("id")
-        .values_list("id", flat=True)[:batch]
-    )
-    if not ids:
+def _fold_deliveries(newest: int, batch: int) -> int:
+    """Fold one batch up to the id ``newest``; returns how many."""
+    mark = _lock_mark()
+    rows = Delivery.objects.filter(id__gt=mark.delivery_id, id__lte=newest).order_by("id")[:batch]
+    chosen = rows.aggregate(n=Count("id"), last=Max("id"))
+    if chosen["n"]:
+        with connection.cursor() as cursor:
+            for statement in (_TO_BUCKETS, _TO_LAST, _TO_TOKENS):
+                text = statement.format(minute=_MINUTE[connection.vendor])
+                cursor.execute(text, [mark.delivery_id, chosen["last"]])
+        FoldMark.objects.filter(pk=mark.pk).update(delivery_id=chosen["last"])
+    return int(chosen["n"])
+
+
+@transaction.atomic
+def _fold_verifications(newest: int, batch: int) -> int:
+    """Fold and delete one batch up to the id ``newest``; returns how many rows."""
+    _lock_mark()
+    rows = Verification.objects.filter(id__lte=newest).order_by("id")[:batch]
+    last = rows.aggregate(last=Max("id"))["last"]
+    if last is None:
         return 0
-    rows = Delivery.objects.filter(id__in=ids)
-    groups = rows.annotate(minute=TruncMinute("at")).values(
-        "key_id", "version_id", "consumer_id", "instance", "minute"
-    )
-    # In one order everywhere, so that two at once wait for each other instead of locking crosswise.
-    for group in groups.annotate(n=Count("id"), last=Max("at")).order_by(
-        "version_id", "consumer_id", "instance", "minute"
-    ):
-        n, last = group["n"], group["last"]
-        place = {name: group[name] for name in ("version_id", "consumer_id", "instance", "minute")}
-        bucket, created = UsageBucket.objects.get_or_create(
-            **place, defaults={"key_id": group["key_id"], "deliveries": n, "last_delivery_at": last}
-        )
-        if not created:
-            UsageBucket.objects.filter(pk=bucket.pk).update(
-                deliveries=F("deliveries") + n, last_delivery_at=Greatest(F("last_delivery_at"), last)
-            )
-    rows.update(folded=True)
+    with connection.cursor() as cursor:
+        cursor.execute(_VERIFICATIONS.format(minute=_MINUTE[connection.vendor]), [FORWARD_AUTH, last])
+    return Verification.objects.filter(id__lte=last).delete()[0]
+
+
+def forget_windows(now: datetime) -> None:
+    """Drop counts of requests that nobody asks for any more."""
     RateWindow.objects.filter(minute__lt=now - RATE_WINDOWS_KEPT).delete()
-    return len(ids)

@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import Max, QuerySet
+from django.db.models import QuerySet
 
-from keyvault.models import Delivery, Key, UsageBucket
+from keyvault import readers, verifiers
+from keyvault.models import Key
 from rotation.models import KeySchedule, Rotation
 
 DUE_SOON = timedelta(days=7)
-DELIVERY_SPAN = timedelta(days=30)
+USE_SPAN = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class KeyLine:
     standing: Standing
     rotation: Rotation | None
     schedule: KeySchedule | None
-    last_delivery_at: datetime | None
+    last_used_at: datetime | None
 
     @property
     def due_at(self) -> datetime | None:
@@ -75,16 +76,16 @@ def schedule_of(key: Key) -> KeySchedule | None:
 
 
 def lines(keys: Iterable[Key], now: datetime) -> list[KeyLine]:
-    """Four queries, however many keys there are (the keys themselves are the first)."""
+    """Seven queries, however many keys there are (the keys themselves are the first)."""
     rows = list(keys)
     ids = [key.id for key in rows]
     busy = unfinished(ids)
-    seen = last_deliveries(ids, now)
+    used = last_used(rows, now)
     found = []
     for key in rows:
         rotation, schedule = busy.get(key.id), schedule_of(key)
         standing = standing_of(key, rotation, schedule, now)
-        found.append(KeyLine(key, standing, rotation, schedule, seen.get(key.id)))
+        found.append(KeyLine(key, standing, rotation, schedule, used.get(key.id)))
     return found
 
 
@@ -96,11 +97,18 @@ def unfinished(key_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Rotation]:
     return {rotation.key_id: rotation for rotation in left.order_by("created_at")}
 
 
-def last_deliveries(key_ids: Collection[uuid.UUID], now: datetime) -> dict[uuid.UUID, datetime]:
-    """When each key was last delivered, within the last 30 days."""
-    folded = UsageBucket.objects.filter(key_id__in=key_ids, minute__gt=now - DELIVERY_SPAN)
-    fresh = Delivery.objects.filter(key_id__in=key_ids, folded=False)
-    last = dict(folded.order_by().values_list("key_id").annotate(Max("last_delivery_at")))
-    for key_id, at in fresh.order_by().values_list("key_id").annotate(Max("at")):
+def last_used(keys: Iterable[Key], now: datetime) -> dict[uuid.UUID, datetime]:
+    """When each key was last delivered, or verified if we issued it, within the last 30 days."""
+    since, rows = now - USE_SPAN, list(keys)
+    last = readers.last_of_keys([key.id for key in rows], since)
+    issued = {
+        version_id: key.id
+        for key in rows
+        if key.service.provider.driver == "generated"
+        for version_id in (key.current_id, key.pending_id, key.previous_id)
+        if version_id is not None
+    }
+    for version_id, at in verifiers.last_of_versions(issued.keys(), since).items():
+        key_id = issued[version_id]
         last[key_id] = max(at, last.get(key_id, at))
     return last

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from django.db.models import Count, F, Sum
+from django.db.models import F, Sum
 from django.db.models.functions import TruncHour, TruncMinute, TruncSecond
 
+from keyvault import readers
 from keyvault.console.templatetags.keyturn import span
-from keyvault.models import Delivery, UsageBucket, UsageLine
+from keyvault.models import UsageLine
 from keyvault.models.activity import OUTCOMES
 from rotation.facts import Stage
 from rotation.models import Rotation, RotationEvent
@@ -28,7 +29,7 @@ WIDTH, HEIGHT = 720, 220
 LEFT, RIGHT, TOP, BOTTOM = 40, 40, 10, 26
 PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 FAILURES = ("auth_invalid", "server_error", "timeout")
-FEWEST_SECONDS = 30.0
+FEWEST_SECONDS, MINUTE = 30.0, 60
 
 
 @dataclass
@@ -111,22 +112,30 @@ class Axis:
         return LEFT + PLOT_WIDTH * min(max((at - self.start) / (self.end - self.start), 0.0), 1.0)
 
 
-def axis(start: datetime, end: datetime) -> Axis:
-    """From a little before the start of the rotation to its end, in slices of a round length."""
+def axis(start: datetime, end: datetime, least: int = 1) -> Axis:
+    """From a little before the start of the rotation to its end, in slices of a round length.
+
+    ``least`` is the length in seconds of the shortest slice. With whole minutes the slices begin on one.
+    """
     lived = max((end - start).total_seconds(), FEWEST_SECONDS)
-    least = 10 if lived >= 100 else 1  # consumers do not report every second
     seconds = next((s for s in NICE if s >= least and lived * 13 / 12 <= s * (MOST_BINS - 1)), NICE[-1])
     before = max(1, round(lived / 12 / seconds))
-    count = before + int(lived // seconds) + 1
-    return Axis(start - timedelta(seconds=before * seconds), start, seconds, count)
+    first = start - timedelta(seconds=before * seconds)
+    if seconds >= MINUTE:
+        first = first.replace(second=0, microsecond=0)
+    count = int((start + timedelta(seconds=lived) - first).total_seconds() // seconds) + 1
+    return Axis(first, start, seconds, count)
 
 
 def traffic(rotation: Rotation, events: Sequence[RotationEvent], now: datetime) -> Traffic | None:
     """The chart from a little before the start until now or the end; None without any traffic."""
-    time = axis(rotation.created_at, rotation.finished_at or now)
+    start, end = rotation.created_at, rotation.finished_at or now
+    lived = (end - start).total_seconds()
+    time = axis(start, end, least=10 if lived >= 100 else 1)  # consumers do not report every second
     unit: Literal["requests", "deliveries"] = "requests"
     bins = _fill(_reported(rotation, time), rotation, time)
     if not any(b.total for b in bins):
+        time = axis(start, end, least=MINUTE)  # what was delivered is counted by the minute
         unit = "deliveries"
         bins = _fill(_delivered(rotation, time), rotation, time)
     if not any(b.total for b in bins):
@@ -174,16 +183,8 @@ def _reported(rotation: Rotation, time: Axis) -> Iterable[Sample]:
 
 def _delivered(rotation: Rotation, time: Axis) -> Iterable[Sample]:
     versions = _versions(rotation)
-    if time.seconds >= 300:
-        folded = UsageBucket.objects.filter(
-            version_id__in=versions, minute__gte=time.start, minute__lte=time.end
-        )
-        by_minute = folded.order_by().values_list("version_id", "minute").annotate(n=Sum("deliveries"))
-        return ((version, at, n, 0) for version, at, n in by_minute)
-    given = Delivery.objects.filter(version_id__in=versions, at__gte=time.start, at__lte=time.end)
-    slots = given.annotate(slot=_trunc(time)("at")).order_by()
-    rows = slots.values_list("version_id", "slot").annotate(n=Count("id"))
-    return ((version, at, n, 0) for version, at, n in rows)
+    counted = readers.per_minute(rotation.key_id, time.start, time.end)
+    return ((version, minute, n, 0) for version, minute, n in counted if version in versions)
 
 
 def _fill(samples: Iterable[Sample], rotation: Rotation, time: Axis) -> list[Bin]:

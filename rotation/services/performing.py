@@ -37,10 +37,7 @@ def beat_and_perform(clock: Clock) -> Beat:
     rung: deque[uuid.UUID] = deque()
     looked_at = ticking.tick(clock(), ring=rung.append)
     performed, failed = perform_all(rung, clock)
-    folded = 0
-    while count := usage.roll_up(now=clock()):
-        folded += count
-    return Beat(looked_at, performed, failed, folded)
+    return Beat(looked_at, performed, failed, folded=usage.roll_up())
 
 
 def perform_all(rung: deque[uuid.UUID], clock: Clock) -> tuple[int, int]:

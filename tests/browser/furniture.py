@@ -184,7 +184,7 @@ def furnish(running: dict[str, RunningSimulator], settings: Any, now: datetime) 
     shifting.lively(240)
     shifting.start(reason="quarterly")
     shifting.lively((now - shifting.now).total_seconds())
-    usage.roll_up(now=now)
+    usage.roll_up()
     return scenes
 
 

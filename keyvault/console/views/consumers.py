@@ -20,7 +20,7 @@ from keyvault.console.access import actor_of, show_refusal, signed_in
 from keyvault.console.forms import ConsumerForm, GrantForm, RotateTokenForm, TokenForm, managed_teams
 from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError
-from keyvault.models import Consumer, ConsumerToken, Grant, UsageBucket
+from keyvault.models import Consumer, ConsumerToken, Grant, LastDelivery
 from keyvault.services import consumers as services
 
 SEEN_SPAN = timedelta(hours=24)
@@ -78,9 +78,9 @@ def _page(request: HttpRequest, consumer: Consumer, *, status: int = 200, **extr
     actor, now = actor_of(request), clock.now()
     grants = list(consumer.grants.select_related("service", "environment"))
     seen = (
-        UsageBucket.objects.filter(consumer=consumer, minute__gt=now - SEEN_SPAN)
+        LastDelivery.objects.filter(consumer=consumer, last_at__gt=now - SEEN_SPAN)
         .values("instance")
-        .annotate(last=Max("last_delivery_at"), keys=Count("key", distinct=True))
+        .annotate(last=Max("last_at"), keys=Count("key", distinct=True))
         .order_by("instance")
     )
     context = {

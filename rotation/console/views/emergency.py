@@ -13,7 +13,7 @@ from keyvault.console.access import actor_of, signed_in
 from keyvault.console.views.reveal import find_key
 from keyvault.exceptions import KeyturnError
 from rotation.console.forms import EmergencyForm
-from rotation.console.views.keys import readers
+from rotation.console.views.keys import latest_readers
 from rotation.services import starting
 
 
@@ -34,7 +34,7 @@ def _confirmed(request: HttpRequest, service: str, environment: str) -> HttpResp
     key = find_key(actor, service, environment)
     form = EmergencyForm(request.POST if request.method == "POST" else None, confirm=str(key))
     if not form.is_valid():
-        context = {"key": key, "form": form, "readers": readers(key, now)}
+        context = {"key": key, "form": form, "readers": latest_readers(key, now)}
         return render(request, "rotation/emergency.html", context, status=422 if form.is_bound else 200)
     rotation = starting.emergency(
         actor, key, mode=form.cleaned_data["mode"], reason=form.cleaned_data["reason"], now=now

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Count, Max, Sum
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from keyvault import clock
+from keyvault import clock, readers, verifiers
 from keyvault.actors import Actor
 from keyvault.console.access import actor_of, show_refusal, signed_in
 from keyvault.console.activity import events_for, worth_telling
@@ -24,7 +23,8 @@ from keyvault.console.snippets import key_url, snippets
 from keyvault.console.views.reveal import find_key
 from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError, invalid
-from keyvault.models import Delivery, Key, KeyVersion, UsageBucket
+from keyvault.models import Key, KeyVersion
+from keyvault.readers import Reader
 from keyvault.services import keys
 from rotation import specs
 from rotation.console.forms import NewKeyForm, PlanForm
@@ -35,17 +35,6 @@ from rotation.services import policies, starting
 READ_SPAN = timedelta(hours=24)
 
 
-@dataclass(frozen=True)
-class Reader:
-    """An instance that was given a version within the last 24 hours."""
-
-    consumer: str
-    instance: str
-    version: int
-    deliveries: int
-    last: datetime
-
-
 @signed_in
 @require_safe
 def key_page(request: HttpRequest, service: str, environment: str) -> HttpResponse:
@@ -53,14 +42,16 @@ def key_page(request: HttpRequest, service: str, environment: str) -> HttpRespon
     key = find_key(actor, service, environment)
     schedule, rotation = schedule_of(key), unfinished([key.id]).get(key.id)
     may = {action: actor.may(action, key.service.team_id) for action in ("operate", "manage")}
+    versions = list(key.versions.order_by("-number")[:50])
     context = {
         "key": key,
         "standing": standing_of(key, rotation, schedule, now),
         "rotation": rotation,
         "schedule": schedule,
         "policy": schedule.policy if schedule else policies.policy_for(key),
-        "versions": [_labelled(key, version) for version in key.versions.order_by("-number")[:50]],
-        **_latest_first(readers(key, now)),
+        "versions": [_labelled(key, version) for version in versions],
+        **_latest_first(latest_readers(key, now)),
+        "verifiers": _verifiers(versions, now),
         "snippets": snippets(service, environment),
         "url": key_url(service, environment),
         "past": Rotation.objects.filter(key=key).select_related("outgoing", "incoming")[:8],
@@ -76,23 +67,17 @@ def _labelled(key: Key, version: KeyVersion) -> dict[str, Any]:
     return {"row": version, "labels": labels}
 
 
-def readers(key: Key, now: datetime) -> list[Reader]:
-    """Who was given which version within the last 24 hours, latest first (two queries)."""
-    places = ("consumer__slug", "instance", "version__number")
-    folded = UsageBucket.objects.filter(key=key, minute__gt=now - READ_SPAN).order_by().values_list(*places)
-    fresh = (
-        Delivery.objects.filter(key=key, folded=False, at__gt=now - READ_SPAN).order_by().values_list(*places)
-    )
-    found: dict[tuple[str, str, int], tuple[int, datetime]] = {}
-    counted = [
-        *folded.annotate(Sum("deliveries"), Max("last_delivery_at")),
-        *fresh.annotate(Count("id"), Max("at")),
-    ]
-    for consumer, instance, number, n, last in counted:
-        before, seen = found.get((consumer, instance, number), (0, last))
-        found[(consumer, instance, number)] = (before + n, max(last, seen))
-    rows = [Reader(*place, deliveries=n, last=last) for place, (n, last) in found.items()]
+def latest_readers(key: Key, now: datetime) -> list[Reader]:
+    """Who was given which version within the last 24 hours, latest first."""
+    rows = readers.given(key.id, now - READ_SPAN)
     return sorted(rows, key=lambda reader: reader.last, reverse=True)[:200]
+
+
+def _verifiers(versions: Iterable[KeyVersion], now: datetime) -> list[dict[str, Any]]:
+    """Who had which version verified within the last 24 hours, latest first."""
+    numbers = {version.id: version.number for version in versions if version.token_digest is not None}
+    rows = sorted(verifiers.verified(numbers, now - READ_SPAN), key=lambda row: row.last, reverse=True)
+    return [{"row": row, "version": numbers[row.version_id]} for row in rows[:200]]
 
 
 def _latest_first(rows: list[Reader]) -> dict[str, list[Reader]]:

@@ -1,0 +1,116 @@
+"""Who was given which version, how often and when last. Reads only.
+
+Deliveries up to the fold mark are read from the folded rows, those beyond it one by one. The mark is read
+first, then the tail, then what is folded: a delivery that is folded meanwhile is seen twice rather than not
+at all. Times are right in any case; a number can be too high for an instant.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db.models import Count, Max, OuterRef, QuerySet, Subquery, Sum
+from django.db.models.functions import TruncMinute
+
+from keyvault.domain import Instance
+from keyvault.models import Delivery, FoldMark, Key, LastDelivery, UsageBucket
+
+MINUTE = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An instance that was given a version; ``version`` is its number."""
+
+    consumer: str
+    instance: str
+    version_id: uuid.UUID
+    version: int
+    deliveries: int
+    last: datetime
+
+
+def _tail(key_ids: Collection[uuid.UUID]) -> QuerySet[Delivery]:
+    """Deliveries of these keys that are not folded yet."""
+    # As a number and not as part of the query: only so PostgreSQL knows how short the tail is.
+    mark = FoldMark.objects.values_list("delivery_id", flat=True).first() or 0
+    return Delivery.objects.filter(key_id__in=key_ids, id__gt=mark).order_by()
+
+
+def last_given(key_id: uuid.UUID, since: datetime) -> dict[uuid.UUID, dict[Instance, datetime]]:
+    """Per version of this key the instances that were given it after ``since``, and when last."""
+    place = ("version_id", "consumer__slug", "instance")
+    tail = _tail([key_id]).filter(at__gt=since).values_list(*place).annotate(last=Max("at"))
+    rows = list(tail)
+    rows += LastDelivery.objects.filter(key_id=key_id, last_at__gt=since).values_list(*place, "last_at")
+    found: dict[uuid.UUID, dict[Instance, datetime]] = {}
+    for version_id, consumer, instance, last in rows:
+        instances = found.setdefault(version_id, {})
+        instances[(consumer, instance)] = max(last, instances.get((consumer, instance), last))
+    return found
+
+
+def given(key_id: uuid.UUID, since: datetime) -> list[Reader]:
+    """The instances that were given this key after ``since``, one for each version.
+
+    Deliveries are counted from the start of the minute in which ``since`` lies.
+    """
+    place = ("consumer__slug", "instance", "version_id", "version__number")
+    tail = _tail([key_id]).filter(at__gt=since).values_list(*place).annotate(Count("id"), Max("at"))
+    rows = list(tail)
+    folded = UsageBucket.objects.filter(
+        key_id=key_id, minute__gt=since - MINUTE, last_delivery_at__gt=since
+    ).order_by()
+    rows += folded.values_list(*place).annotate(Sum("deliveries"), Max("last_delivery_at"))
+    found: dict[tuple[str, str, uuid.UUID, int], tuple[int, datetime]] = {}
+    for consumer, instance, version_id, number, n, last in rows:
+        one = (consumer, instance, version_id, number)
+        before, seen = found.get(one, (0, last))
+        found[one] = (before + n, max(last, seen))
+    return [Reader(*one, deliveries=n, last=last) for one, (n, last) in found.items()]
+
+
+def per_minute(
+    key_id: uuid.UUID, start: datetime, end: datetime
+) -> Iterator[tuple[uuid.UUID, datetime, int]]:
+    """Version, minute and number of deliveries, for the minutes that begin from ``start`` to ``end``.
+
+    A version and minute can come twice; the numbers add up.
+    """
+    tail = _tail([key_id]).filter(at__gte=start, at__lt=end + MINUTE)
+    yield from (
+        tail.annotate(minute=TruncMinute("at")).values_list("version_id", "minute").annotate(Count("id"))
+    )
+    folded = UsageBucket.objects.filter(key_id=key_id, minute__gte=start, minute__lte=end).order_by()
+    yield from folded.values_list("version_id", "minute").annotate(Sum("deliveries"))
+
+
+def last_of_keys(key_ids: Collection[uuid.UUID], since: datetime) -> dict[uuid.UUID, datetime]:
+    """When each of these keys was last delivered, where that was after ``since``."""
+    tail = _tail(key_ids).filter(at__gt=since).values_list("key_id").annotate(last=Max("at"))
+    found: dict[uuid.UUID, datetime] = dict(tail)
+    # The newest row of each key is the end of a stretch of the index; an aggregate would read all of it.
+    newest = LastDelivery.objects.filter(key_id=OuterRef("pk"), last_at__gt=since).order_by("-last_at")
+    keys = Key.objects.filter(id__in=key_ids).order_by().annotate(last=Subquery(newest.values("last_at")[:1]))
+    for key_id, last in keys.values_list("id", "last"):
+        if last is not None:
+            found[key_id] = max(last, found.get(key_id, last))
+    return found
+
+
+def versions_given(
+    key_id: uuid.UUID, version_ids: Collection[uuid.UUID], consumer_id: uuid.UUID, instance: str
+) -> set[uuid.UUID]:
+    """Which of these versions of a key this instance was ever given."""
+    wanted = set(version_ids)
+    here = {"version_id__in": wanted, "consumer_id": consumer_id, "instance": instance}
+    folded = LastDelivery.objects.filter(**here).values_list("version_id", flat=True)
+    found = set(folded)
+    if found == wanted:
+        return found
+    found |= set(_tail([key_id]).filter(**here).values_list("version_id", flat=True).distinct())
+    # Again, for what was folded between the two questions.
+    return found | set(folded.all())
