@@ -63,13 +63,18 @@ def forget_installation() -> None:
 
 def version_context(version: KeyVersion) -> Context:
     key = version.key
+    return context_of(service=key.service_id, environment=key.environment_id, key=key.id, version=version.id)
+
+
+def context_of(*, service: uuid.UUID, environment: uuid.UUID, key: uuid.UUID, version: uuid.UUID) -> Context:
+    """What the secret of a version is sealed in."""
     return Context(
         instance=installation_id(),
         purpose="key-version",
-        service=str(key.service_id),
-        environment=str(key.environment_id),
-        key=str(key.id),
-        version=str(version.id),
+        service=str(service),
+        environment=str(environment),
+        key=str(key),
+        version=str(version),
     )
 
 

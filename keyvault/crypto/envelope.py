@@ -34,6 +34,7 @@ __all__ = [
     "Context",
     "IntegrityError",
     "KeyServiceUnavailable",
+    "Opener",
     "Sealed",
     "open_sealed",
     "rewrap",
@@ -111,8 +112,11 @@ def _parse(ciphertext: bytes) -> _Header | None:
 
 def _derive(dek: bytes, salt: bytes, context: bytes) -> tuple[bytes, bytes]:
     """Return (encryption key, commitment), 32 bytes each."""
-    hkdf = HKDF(algorithm=SHA256(), length=64, salt=salt, info=lp("kv1/data", context))
-    okm = hkdf.derive(dek)
+    return _expand(dek, salt, lp("kv1/data", context))
+
+
+def _expand(dek: bytes, salt: bytes, info: bytes) -> tuple[bytes, bytes]:
+    okm = HKDF(algorithm=SHA256(), length=64, salt=salt, info=info).derive(dek)
     return okm[:32], okm[32:]
 
 
@@ -143,38 +147,58 @@ def seal_under(secret: Secret, context: Context, *, environment: str, kid: str, 
     return Sealed(header + body, wrapped, kid)
 
 
+class Opener:
+    """A sealed secret made ready to be opened many times. It holds nothing but what is stored anyway.
+
+    Every ``open`` unwraps the DEK again: no key and no plaintext is kept between two of them.
+    """
+
+    __slots__ = ("_body", "_body_aad", "_header", "_info", "_kid", "_wrap_aad", "_wrapped")
+
+    def __init__(self, sealed: Sealed, context: Context) -> None:
+        encoded = context.encoded()
+        self._header = _parse(sealed.ciphertext)
+        self._kid = sealed.kid
+        self._wrapped = sealed.wrapped_dek
+        self._info = lp("kv1/data", encoded)
+        if self._header is not None:
+            self._body = sealed.ciphertext[_HEADER_SIZE:]
+            self._body_aad = lp("kv1/ct", self._header.raw, encoded)
+            self._wrap_aad = _wrap_aad(sealed.kid, encoded, self._header.commit)
+
+    def open(self, environment: str, keks: KekProvider) -> Secret:
+        """Return the secret. Raises as ``open_sealed`` does."""
+        # The frame that raises holds no key: error reports print the variables of every frame.
+        secret = self._open(environment, keks)
+        if secret is None:
+            raise IntegrityError
+        return secret
+
+    def _open(self, environment: str, keks: KekProvider) -> Secret | None:
+        header = self._header
+        if header is None:
+            return None
+        dek = keks.unwrap(environment, self._kid, self._wrapped, self._wrap_aad)
+        if len(dek) != DEK_SIZE:
+            return None
+        encryption_key, commit = _expand(dek, header.salt, self._info)
+        if not hmac.compare_digest(commit, header.commit):
+            return None
+        try:
+            plaintext = AESGCM(encryption_key).decrypt(header.nonce, self._body, self._body_aad)
+        except InvalidTag:
+            return None
+        # Only seal() makes plaintext that gets past the tag, so this is UTF-8.
+        return Secret(plaintext.decode())
+
+
 def open_sealed(sealed: Sealed, context: Context, *, environment: str, keks: KekProvider) -> Secret:
     """Open a sealed secret.
 
     Raises ``IntegrityError`` for data that was changed, moved or is not ours, always the
     same, and ``KeyServiceUnavailable`` when the KEK cannot be had.
     """
-    # The frame that raises holds no key: error reports print the variables of every frame.
-    secret = _open(sealed, context.encoded(), environment, keks)
-    if secret is None:
-        raise IntegrityError
-    return secret
-
-
-def _open(sealed: Sealed, context: bytes, environment: str, keks: KekProvider) -> Secret | None:
-    header = _parse(sealed.ciphertext)
-    if header is None:
-        return None
-    aad = _wrap_aad(sealed.kid, context, header.commit)
-    dek = keks.unwrap(environment, sealed.kid, sealed.wrapped_dek, aad)
-    if len(dek) != DEK_SIZE:
-        return None
-    encryption_key, commit = _derive(dek, header.salt, context)
-    if not hmac.compare_digest(commit, header.commit):
-        return None
-    try:
-        plaintext = AESGCM(encryption_key).decrypt(
-            header.nonce, sealed.ciphertext[_HEADER_SIZE:], lp("kv1/ct", header.raw, context)
-        )
-    except InvalidTag:
-        return None
-    # Only seal() makes plaintext that gets past the tag, so this is UTF-8.
-    return Secret(plaintext.decode())
+    return Opener(sealed, context).open(environment, keks)
 
 
 def rewrap(sealed: Sealed, context: Context, *, environment: str, keks: KekProvider) -> Sealed:

@@ -83,11 +83,13 @@ class Keyring:
     the method returns.
     """
 
-    __slots__ = ("_document", "_path")
+    __slots__ = ("_ciphers", "_document", "_path")
 
     def __init__(self, document: KeyringDocument, path: Path | None = None) -> None:
         self._document = document
         self._path = path
+        # Expanding an AES key costs more than one use of it.
+        self._ciphers: dict[tuple[str, str], AESGCM] = {}
 
     @classmethod
     def from_file(cls, path: Path) -> Keyring:
@@ -200,6 +202,7 @@ class Keyring:
             checked = parse_document(text)
             replace_private(self._path, text)
         self._document = checked
+        self._ciphers = {}
 
     def _environment(self, environment: str) -> EnvironmentKeks:
         held = self._document.environments.get(environment)
@@ -208,11 +211,13 @@ class Keyring:
         return held
 
     def _cipher(self, environment: str, kid: str) -> AESGCM:
-        held = self._environment(environment)
-        key = held.keks.get(kid)
-        if key is None:
-            self._refuse_kid(environment, kid)
-        return AESGCM(key)
+        cipher = self._ciphers.get((environment, kid))
+        if cipher is None:
+            key = self._environment(environment).keks.get(kid)
+            if key is None:
+                self._refuse_kid(environment, kid)
+            cipher = self._ciphers[environment, kid] = AESGCM(key)
+        return cipher
 
     def _refuse_kid(self, environment: str, kid: str) -> Never:
         # A kid comes out of the database: one that we cannot have written is tampering.

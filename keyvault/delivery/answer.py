@@ -13,32 +13,39 @@ import structlog
 from django.db import InterfaceError, InternalError, OperationalError
 
 from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
+from keyvault.crypto.keyring import Keys
 from keyvault.crypto.secret import Secret
 from keyvault.delivery.choose import Choice
-from keyvault.delivery.record import NotRecorded
+from keyvault.delivery.lane import Unavailable
+from keyvault.delivery.records import KeyRecord
 from keyvault.errors import envelope, status_of
 from keyvault.exceptions import KeyturnError, invalid
-from keyvault.models import Key
+from keyvault.limits import Window
 from keyvault.services.keys import DEFAULT_REFRESH_SECONDS
 
 log = structlog.get_logger("keyturn.delivery")
 
-Headers = tuple[tuple[str, str], ...]
+# Names in lower case, as they go out.
+Headers = tuple[tuple[bytes, bytes], ...]
 
-JSON = "application/json"
-TEXT = "text/plain; charset=utf-8"
+JSON = b"application/json"
+TEXT = b"text/plain; charset=utf-8"
 FORMATS = ("json", "raw", "env")
 RETRY_SECONDS = 5
-_CHALLENGE = 'Bearer realm="keyturn", Token realm="keyturn", AccessToken realm="keyturn"'
+_CHALLENGE = b'Bearer realm="keyturn", Token realm="keyturn", AccessToken realm="keyturn"'
 
 
-@dataclass(frozen=True, slots=True)
+class NotRecorded(Exception):
+    """The access could not be written down, so it does not happen."""
+
+
+@dataclass(slots=True)
 class Answer:
     """A whole HTTP answer; the body never shows in a repr."""
 
     status: int
     body: bytes = field(default=b"", repr=False)
-    content_type: str = JSON
+    content_type: bytes = JSON
     headers: Headers = ()
     code: str = ""
 
@@ -46,6 +53,12 @@ class Answer:
         """The same answer with more headers; a name that is there already keeps its text."""
         known = {name for name, _ in self.headers}
         return replace(self, headers=self.headers + tuple(pair for pair in headers if pair[0] not in known))
+
+    def within(self, window: Window | None) -> Answer:
+        """The same answer, telling where the caller stands in this minute."""
+        if window is None:
+            return self
+        return self.adding(tuple((name.lower().encode(), text.encode()) for name, text in window.headers))
 
 
 def as_json(status: int, body: Mapping[str, object], headers: Headers = ()) -> Answer:
@@ -63,35 +76,50 @@ def check_format(name: str) -> str:
     return name
 
 
-def deliver(key: Key, choice: Choice, secret: Secret, form: str) -> Answer:
+def deliver(key: KeyRecord, choice: Choice, secret: Secret, form: str, etag: bytes) -> Answer:
     """The answer with the key in it, as JSON, as bare text, or as lines for a shell."""
-    etag: Headers = (("ETag", choice.etag),)
+    headers: Headers = ((b"etag", etag),)
     if form == "raw":
-        return Answer(200, secret.expose().encode(), TEXT, etag)
+        return Answer(200, secret.expose().encode(), TEXT, headers)
     if form == "env":
-        return Answer(200, _env_lines(key, choice, secret).encode(), TEXT, etag)
-    provider = key.service.provider
+        return Answer(200, _env_lines(key, choice, secret).encode(), TEXT, headers)
+    _, before, after = key.parts[choice.label, choice.version.number]
+    return Answer(200, before + json.dumps(secret.expose()).encode() + after, JSON, headers)
+
+
+def etag_of(key: KeyRecord, choice: Choice, keys: Keys) -> bytes:
+    """The ETag of this choice. It and the JSON around the secret live as long as the record."""
+    name = (choice.label, choice.version.number)
+    parts = key.parts.get(name)
+    if parts is None:
+        parts = key.parts[name] = (choice.etag(keys.service.etag).encode(), *_around(key, choice))
+    return parts[0]
+
+
+def _around(key: KeyRecord, choice: Choice) -> tuple[bytes, bytes]:
+    """The JSON object before and after the secret."""
     version = choice.version
-    auth = {"header": provider.auth_header, "scheme": provider.auth_scheme, "base_url": provider.base_url}
-    body = {
-        "service": key.service.slug,
-        "environment": key.environment.slug,
+    first = {
+        "service": key.service,
+        "environment": key.environment,
         "version": version.number,
         "label": choice.label or None,
-        "key": secret.expose(),
-        "fingerprint": version.short_fingerprint,
-        "provider": provider.slug,
-        "auth": auth,
-        "weight": key.weight if key.pending_id else None,
+    }
+    rest = {
+        "fingerprint": version.fingerprint,
+        "provider": key.provider,
+        "auth": {"header": key.auth_header, "scheme": key.auth_scheme, "base_url": key.base_url},
+        "weight": key.weight,
         "refresh_after": _refresh_after(key),
         "expires_at": stamp(version.expires_at),
     }
-    return as_json(200, body, etag)
+    before = json.dumps(first).removesuffix("}") + ', "key": '
+    return before.encode(), (", " + json.dumps(rest).removeprefix("{")).encode()
 
 
-def _refresh_after(key: Key) -> int:
+def _refresh_after(key: KeyRecord) -> int:
     """Seconds until the caller should ask again: the policy's while a rotation runs."""
-    return key.refresh_seconds if key.pending_id or key.previous_id else DEFAULT_REFRESH_SECONDS
+    return key.refresh_seconds if key.changing else DEFAULT_REFRESH_SECONDS
 
 
 def variable_prefix(service: str) -> str:
@@ -100,18 +128,18 @@ def variable_prefix(service: str) -> str:
     return f"_{name}" if name[0].isdigit() else name
 
 
-def _env_lines(key: Key, choice: Choice, secret: Secret) -> str:
-    prefix = variable_prefix(key.service.slug)
+def _env_lines(key: KeyRecord, choice: Choice, secret: Secret) -> str:
+    prefix = variable_prefix(key.service)
     lines = [f"{prefix}_API_KEY={shlex.quote(secret.expose())}"]
-    if key.service.provider.base_url:
-        lines.append(f"{prefix}_BASE_URL={shlex.quote(key.service.provider.base_url)}")
+    if key.base_url:
+        lines.append(f"{prefix}_BASE_URL={shlex.quote(key.base_url)}")
     lines.append(f"{prefix}_KEY_VERSION={choice.version.number}")
     return "\n".join(lines) + "\n"
 
 
-def without_key(choice: Choice, status: int) -> Answer:
+def without_key(status: int, etag: bytes) -> Answer:
     """An answer that carries the ETag only: 304, or the headers that HEAD asked for."""
-    return Answer(status, b"", "" if status == 304 else JSON, (("ETag", choice.etag),))
+    return Answer(status, b"", b"" if status == 304 else JSON, ((b"etag", etag),))
 
 
 # Failures ------------------------------------------------------------------------------------------
@@ -125,9 +153,9 @@ def refusal(error: KeyturnError, request_id: str) -> Answer:
 
 def _headers_of(status: int) -> Headers:
     if status == 401:
-        return (("WWW-Authenticate", _CHALLENGE),)
+        return ((b"www-authenticate", _CHALLENGE),)
     if status == 503:
-        return (("Retry-After", str(RETRY_SECONDS)),)
+        return ((b"retry-after", str(RETRY_SECONDS).encode()),)
     return ()
 
 
@@ -135,7 +163,7 @@ _CODES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((NotRecorded,), "audit_unavailable"),
     ((IntegrityError,), "integrity_error"),
     ((KeyServiceUnavailable, KeyringError), "key_service_unavailable"),
-    ((OperationalError, InterfaceError, InternalError), "database_unavailable"),
+    ((OperationalError, InterfaceError, InternalError, Unavailable), "database_unavailable"),
 )
 
 

@@ -2,80 +2,77 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
-from keyvault import clock
 from keyvault.delivery import answer
 from keyvault.delivery.answer import Answer
-from keyvault.delivery.authenticate import Caller, authenticate
+from keyvault.delivery.authenticate import authenticate
+from keyvault.delivery.cache import View
 from keyvault.delivery.choose import Choice, choose_version
 from keyvault.delivery.grant import Permit, find_permit
-from keyvault.delivery.limit import Window, count_request, counted
-from keyvault.delivery.open import open_choice
-from keyvault.delivery.record import WITH_KEY, WITHOUT_KEY, record_answer
+from keyvault.delivery.limit import Tally
+from keyvault.delivery.plane import Decided, Plane
 from keyvault.delivery.requests import Request
+from keyvault.delivery.rows import DeliveryRow
 from keyvault.exceptions import not_found
 
+WITH_KEY = 200
+WITHOUT_KEY = 304
 
-def deliver(request: Request, *, window: Window | None = None) -> Answer:
-    """Answer ``GET`` or ``HEAD`` for one key. ``window`` is given where the request was counted before."""
+
+async def deliver(plane: Plane, request: Request, tally: Tally | None = None) -> Answer:
+    """Answer ``GET`` or ``HEAD`` for one key. ``tally`` is given where the request was counted before."""
     form = answer.check_format(request.query.get("format", "json"))
-    now = clock.now()
-    caller = authenticate(request, now)
-    permit = find_permit(caller, request.route.service, request.route.environment, now)
-    return counted(caller, request.request_id, now, lambda: _deliver(request, permit, form), window=window)
+    counted = tally or plane.tally()
+    decided = await plane.settle(
+        request.request_id, lambda view: _decide(view, plane, request, counted, form)
+    )
+    return decided.within(counted.window)
 
 
-def _deliver(request: Request, permit: Permit | None, form: str) -> Answer:
-    choice, permit = _choose(request, permit)
-    known = knows(request.if_none_match, choice.etag)
+def _decide(view: View, plane: Plane, request: Request, tally: Tally, form: str) -> Decided:
+    permit, choice = choose(view, plane, request, tally)
+    etag = answer.etag_of(permit.key, choice, view.keys)
+    known = knows(request.if_none_match, etag)
     # HEAD takes no key with it, and is recorded as such: the instance is alive and was told the ETag.
     with_key = not known and not request.head
-    secret = open_choice(permit.key, choice) if with_key else None
-    record_answer(
-        permit,
-        choice,
-        instance=instance_of(request, permit.caller),
-        status=WITH_KEY if with_key else WITHOUT_KEY,
-        request_id=request.request_id,
+    caller = permit.caller
+    row = DeliveryRow(
+        view.now,
+        permit.key.id,
+        choice.version.id,
+        caller.token.consumer_id,
+        caller.token.id,
+        instance_of(request, caller.consumer),
+        choice.label,
+        caller.credential,
+        WITH_KEY if with_key else WITHOUT_KEY,
+        request.request_id,
     )
-    if secret is None:
-        return answer.without_key(choice, 304 if known else 200)
-    return answer.deliver(permit.key, choice, secret, form)
+    if not with_key:
+        return Decided(answer.without_key(304 if known else 200, etag), row)
+    secret = choice.version.opener.open(permit.key.environment, view.keys.keks)
+    return Decided(answer.deliver(permit.key, choice, secret, form, etag), row)
 
 
-def _choose(request: Request, permit: Permit | None) -> tuple[Choice, Permit]:
+def choose(view: View, plane: Plane, request: Request, tally: Tally) -> tuple[Permit, Choice]:
+    """The first four steps: who asks, how often, for what, and which version that is."""
+    caller = authenticate(view, request, plane.claims)
+    tally.count(caller.token, view.now)
+    permit = find_permit(view, caller, request.route.service, request.route.environment)
     if permit is None:
         raise not_found()
     permit.demand("read")
-    wanted = request.query.get("version")
-    return choose_version(permit, instance_of(request, permit.caller), wanted), permit
+    instance = instance_of(request, caller.consumer)
+    return permit, choose_version(view, permit, instance, request.query.get("version"))
 
 
-def instance_of(request: Request, caller: Caller) -> str:
+def instance_of(request: Request, consumer: str) -> str:
     """The instance that asks; one that names none is the consumer's only one."""
-    return request.instance or caller.consumer.slug
+    return request.instance or consumer
 
 
-def knows(if_none_match: str, etag: str) -> bool:
+def knows(if_none_match: str, etag: bytes) -> bool:
     """Whether an ``If-None-Match`` names this ETag."""
+    if not if_none_match:
+        return False
     held = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return etag in held or held == ["*"]
-
-
-# For those who wait --------------------------------------------------------------------------------
-
-
-def admit(request: Request) -> Window:
-    """Authenticate and count a request that is going to wait."""
-    answer.check_format(request.query.get("format", "json"))
-    now = clock.now()
-    return count_request(authenticate(request, now), now)
-
-
-def peek(request: Request) -> str:
-    """The ETag that a delivery would carry now. Reads only: not counted, not recorded, nothing opened."""
-    now: datetime = clock.now()
-    caller = authenticate(request, now)
-    permit = find_permit(caller, request.route.service, request.route.environment, now)
-    return _choose(request, permit)[0].etag
+    return etag.decode() in held or held == ["*"]

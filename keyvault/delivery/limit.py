@@ -1,72 +1,50 @@
-"""Step 3: how often may this token ask.
-
-The database counts, so the count is exact for any number of processes.
-"""
+"""Step 3: how often may this token ask. Access tokens share the minute of the token they were minted from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import transaction
-
-from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
-from keyvault.delivery.answer import Answer, failure, plain
-from keyvault.delivery.authenticate import Caller
+from keyvault.delivery.records import TokenRecord
 from keyvault.exceptions import KeyturnError
-from keyvault.services import usage
+from keyvault.limits import Limiter, Window
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A token's use of the running minute. ``reset`` is in whole seconds, at least 1."""
+class Uncounted(Exception):
+    """The count is kept elsewhere: ``tally.count_elsewhere`` first, then decide."""
 
-    limit: int
-    count: int
-    reset: int
-
-    @property
-    def exceeded(self) -> bool:
-        return self.count > self.limit
-
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        told = (
-            ("RateLimit-Limit", str(self.limit)),
-            ("RateLimit-Remaining", str(max(0, self.limit - self.count))),
-            ("RateLimit-Reset", str(self.reset)),
-        )
-        return (*told, ("Retry-After", str(self.reset))) if self.exceeded else told
+    def __init__(self, tally: Tally, subject: bytes) -> None:
+        super().__init__()
+        self.tally = tally
+        self.subject = subject
 
 
-def count_request(caller: Caller, now: datetime) -> Window:
-    """Count this request. Access tokens share the minute of the token that they were minted from."""
-    count = usage.hit(f"token:{caller.token.id}", now=now)
-    return Window(caller.token.rate_per_minute, count, 60 - now.second)
+class Tally:
+    """Counts one request once, however often it is decided."""
 
+    __slots__ = ("_limiter", "_number", "window")
 
-def counted(
-    caller: Caller,
-    request_id: str,
-    now: datetime,
-    work: Callable[[], Answer],
-    *,
-    window: Window | None = None,
-) -> Answer:
-    """Count the request, then do its work, in one transaction: one commit pays for both.
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._number = 0
+        self.window: Window | None = None
 
-    A refusal is an answer, so its request stays counted. ``window`` is that of a request that was counted
-    before. Errors of the database and ``NotRecorded`` undo everything and are raised.
-    """
-    with transaction.atomic():
-        window = window or count_request(caller, now)
-        answer = plain("rate_limited", request_id) if window.exceeded else _attempt(work, request_id)
-    return answer.adding(window.headers)
+    def count(self, token: TokenRecord, now: datetime) -> None:
+        """Raises ``rate_limited``, and ``Uncounted`` where the number has to be fetched first."""
+        if self.number(token.id.bytes, token.rate_per_minute, now).exceeded:
+            raise KeyturnError("rate_limited", "Too many requests.")
 
+    def number(self, subject: bytes, limit: int, now: datetime) -> Window:
+        """Where the subject (16 bytes) stands with this request. Raises ``Uncounted``."""
+        if self.window is None:
+            self.window = Window.at(limit, self._count(subject, now), now)
+        return self.window
 
-def _attempt(work: Callable[[], Answer], request_id: str) -> Answer:
-    try:
-        return work()
-    except (KeyturnError, IntegrityError, KeyServiceUnavailable, KeyringError) as error:
-        return failure(error, request_id)
+    def _count(self, subject: bytes, now: datetime) -> int:
+        if self._number == 0:
+            if not self._limiter.local:
+                raise Uncounted(self, subject)
+            self._number = self._limiter.hit(subject, now)
+        return self._number
+
+    async def count_elsewhere(self, subject: bytes, now: datetime) -> None:
+        self._number = await self._limiter.hit_async(subject, now)

@@ -7,10 +7,11 @@ import binascii
 import re
 from collections.abc import Iterator
 
-from keyvault import clock, integrity
+from keyvault import integrity
+from keyvault.delivery.admission import admitted, the_caller
 from keyvault.delivery.answer import Answer, as_json, stamp
-from keyvault.delivery.authenticate import Caller, authenticate
-from keyvault.delivery.limit import counted
+from keyvault.delivery.authenticate import Caller
+from keyvault.delivery.plane import Plane
 from keyvault.delivery.requests import Request
 from keyvault.exceptions import invalid
 from keyvault.models import Grant, Key
@@ -23,12 +24,10 @@ _LIMIT = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
 _SLUG = re.compile(SLUG)
 
 
-def list_keys(request: Request) -> Answer:
+async def list_keys(plane: Plane, request: Request) -> Answer:
     """Keys that this caller may read, by service, without secrets."""
     limit, after = _limit(request), _after(request)
-    now = clock.now()
-    caller = authenticate(request, now)
-    return counted(caller, request.request_id, now, lambda: _page(caller, limit, after))
+    return await admitted(plane, request, the_caller, lambda caller: _page(caller, limit, after))
 
 
 def _limit(request: Request) -> int:
@@ -114,11 +113,9 @@ def _readable(caller: Caller, after: str) -> Iterator[tuple[Grant, Key]]:
         yield found[key.service_id], key
 
 
-def who_am_i(request: Request) -> Answer:
+async def who_am_i(plane: Plane, request: Request) -> Answer:
     """The caller as we see it: consumer, environment, expiry and grants."""
-    now = clock.now()
-    caller = authenticate(request, now)
-    return counted(caller, request.request_id, now, lambda: _told(caller))
+    return await admitted(plane, request, the_caller, _told)
 
 
 def _told(caller: Caller) -> Answer:
@@ -128,7 +125,7 @@ def _told(caller: Caller) -> Answer:
         for grant in grants_of(caller)
     ]
     body = {
-        "consumer": caller.consumer.slug,
+        "consumer": caller.consumer,
         "environment": caller.environment,
         "credential": caller.credential,
         "token": {"id": str(token.id), "hint": token.hint, "expires_at": stamp(token.expires_at)},

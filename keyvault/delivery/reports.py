@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from keyvault import clock
+from keyvault.delivery.admission import admitted
 from keyvault.delivery.answer import Answer, as_json
-from keyvault.delivery.authenticate import Caller, authenticate
+from keyvault.delivery.authenticate import Caller
+from keyvault.delivery.cache import View
 from keyvault.delivery.grant import Permit, find_permit
 from keyvault.delivery.keys import instance_of
-from keyvault.delivery.limit import counted
+from keyvault.delivery.plane import Plane
 from keyvault.delivery.requests import Request, check_instance
 from keyvault.exceptions import invalid, not_found
+from keyvault.models import Consumer, Key
 from keyvault.models.activity import OUTCOMES
 from keyvault.services import usage
 from keyvault.strict_json import integer, moment, parse_object, refuse_unknown
@@ -25,20 +26,24 @@ _JOBS = ("jobs_opened", "jobs_closed")
 _LINE_FIELDS = frozenset({"version", "credential", *OUTCOMES, *_JOBS})
 
 
-def accept(request: Request) -> Answer:
+async def accept(plane: Plane, request: Request) -> Answer:
     """Store one report; 202 also for one that is known already."""
-    now = clock.now()
-    caller = authenticate(request, now)
-    permit = find_permit(caller, request.route.service, request.route.environment, now)
-    return counted(caller, request.request_id, now, lambda: _accept(request, caller, permit, now))
+
+    def check(view: View, caller: Caller) -> Permit:
+        permit = find_permit(view, caller, request.route.service, request.route.environment)
+        if permit is None:
+            raise not_found()
+        permit.demand("report")
+        return permit
+
+    return await admitted(plane, request, check, lambda permit: _accept(request, permit))
 
 
-def _accept(request: Request, caller: Caller, permit: Permit | None, now: datetime) -> Answer:
-    if permit is None:
-        raise not_found()
-    permit.demand("report")
-    report = parse_report(request.body, default_instance=instance_of(request, caller))
-    new = usage.accept_report(caller.consumer, permit.key, report, now=now)
+def _accept(request: Request, permit: Permit) -> Answer:
+    report = parse_report(request.body, default_instance=instance_of(request, permit.caller.consumer))
+    consumer = Consumer.objects.get(pk=permit.caller.token.consumer_id)
+    key = Key.objects.get(pk=permit.key.id)
+    new = usage.accept_report(consumer, key, report, now=clock.now())
     return as_json(202, {"accepted": True, "duplicate": not new})
 
 

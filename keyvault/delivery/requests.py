@@ -29,12 +29,13 @@ _QUERY: Mapping[Endpoint, frozenset[str]] = {
     Endpoint.LIST: frozenset({"cursor", "limit"}),
     Endpoint.KEY: frozenset({"instance", "version", "format"}),
     Endpoint.WATCH: frozenset({"instance", "version", "format", "etag", "timeout"}),
+    Endpoint.FORWARD_AUTH: frozenset({"service", "environment"}),
 }
 _CREDENTIAL_NAMES = frozenset(
     {"access_token", "api_key", "apikey", "auth", "authorization", "key", "secret", "token", "x_api_key"}
 )
 # Endpoints whose body must be a JSON object; the others take none.
-_WITH_BODY = frozenset({Endpoint.REPORTS, Endpoint.ACCESS_TOKEN})
+_WITH_BODY = frozenset({Endpoint.REPORTS, Endpoint.ACCESS_TOKEN, Endpoint.VERIFY})
 
 
 class ClientGone(Exception):
@@ -86,17 +87,27 @@ def parse(scope: Scope, route: Route, path: str, request_id: str) -> Request:
     """Check everything but the body. Raises ``KeyturnError`` with the code of the HTTP contract."""
     query = _parse_query(scope.get("query_string", b""), route.endpoint)
     client = scope.get("client")
+    gateway = route.endpoint is Endpoint.FORWARD_AUTH
     return Request(
         method=scope["method"],
         path=path,
         route=route,
         request_id=request_id,
         query=query,
-        credential=find_credential(scope["headers"]),
-        instance=_instance(scope, query),
+        credential=_credential_of_original(scope) if gateway else find_credential(scope["headers"]),
+        # The headers of a gateway's request are those of somebody else's.
+        instance="" if gateway else _instance(scope, query),
         if_none_match=header(scope, b"if-none-match") or "",
         peer=client[0] if client else None,
     )
+
+
+def _credential_of_original(scope: Scope) -> Credential | None:
+    """The credential in the request that a gateway asks about. To a gateway every no is a 401."""
+    try:
+        return find_credential(scope["headers"])
+    except KeyturnError as error:
+        raise KeyturnError("invalid_api_key", error.message) from error
 
 
 def _parse_query(raw: bytes, endpoint: Endpoint) -> dict[str, str]:

@@ -16,6 +16,8 @@ class Endpoint(StrEnum):
     WHOAMI = "whoami"
     REVOKE_SELF = "revoke-self"
     JWKS = "jwks"
+    VERIFY = "verify"
+    FORWARD_AUTH = "forward-auth"
 
 
 _READ = ("GET", "HEAD")
@@ -28,7 +30,10 @@ METHODS: dict[Endpoint, tuple[str, ...]] = {
     Endpoint.WHOAMI: _READ,
     Endpoint.REVOKE_SELF: ("POST",),
     Endpoint.JWKS: _READ,
+    Endpoint.VERIFY: ("POST",),
 }
+# A gateway asks with the method of the original request, whatever that is.
+ANY_METHOD = frozenset({Endpoint.FORWARD_AUTH})
 
 _FIXED = {
     "/v1/keys/": Endpoint.LIST,
@@ -36,6 +41,8 @@ _FIXED = {
     "/v1/auth/whoami/": Endpoint.WHOAMI,
     "/v1/auth/revoke-self/": Endpoint.REVOKE_SELF,
     "/v1/.well-known/jwks.json": Endpoint.JWKS,
+    "/v1/verify/": Endpoint.VERIFY,
+    "/v1/forward-auth/": Endpoint.FORWARD_AUTH,
 }
 # Wider than a slug: odd names belong to this path too, and are refused here and nowhere else.
 _KEY = re.compile(r"/v1/keys/([^/]+)/([^/]+)/(?:(watch|reports)/)?", re.DOTALL)

@@ -11,13 +11,14 @@ from keyvault import audit, clock
 from keyvault.actors import Actor
 from keyvault.crypto.access_tokens import MAX_LIFETIME, mint_access_token
 from keyvault.crypto.globs import GlobError, parse_globs
-from keyvault.delivery.answer import Answer, as_json, stamp
-from keyvault.delivery.authenticate import Caller, audience, authenticate, issuer
-from keyvault.delivery.limit import counted
-from keyvault.delivery.record import NotRecorded
+from keyvault.delivery.admission import admitted, the_caller
+from keyvault.delivery.answer import Answer, NotRecorded, as_json, stamp
+from keyvault.delivery.authenticate import Caller, audience, issuer
+from keyvault.delivery.plane import Plane
 from keyvault.delivery.requests import Request
 from keyvault.exceptions import invalid
 from keyvault.keystore import keys
+from keyvault.models import ConsumerToken
 from keyvault.services.consumers import revoke_token
 from keyvault.strict_json import integer, parse_object, refuse_unknown
 
@@ -25,11 +26,15 @@ DEFAULT_LIFETIME = 60
 _MINTING = frozenset({"paths", "expires_in"})
 
 
-def mint(request: Request) -> Answer:
+async def mint(plane: Plane, request: Request) -> Answer:
     """A short-lived token, limited to paths. Its parent's grants still apply on every request."""
-    now = clock.now()
-    caller = authenticate(request, now, access_tokens=False)
-    return counted(caller, request.request_id, now, lambda: _mint(caller, request.body, now))
+    return await admitted(
+        plane,
+        request,
+        the_caller,
+        lambda caller: _mint(caller, request.body, clock.now()),
+        access_tokens=False,
+    )
 
 
 def _mint(caller: Caller, body: bytes, now: datetime) -> Answer:
@@ -66,7 +71,7 @@ def _paths(value: object) -> list[str]:
 
 
 def _actor(caller: Caller) -> Actor:
-    return Actor(kind="consumer", name=caller.consumer.slug)
+    return Actor(kind="consumer", name=caller.consumer)
 
 
 def _record(caller: Caller, paths: list[str], lifetime: int, now: datetime) -> None:
@@ -75,9 +80,9 @@ def _record(caller: Caller, paths: list[str], lifetime: int, now: datetime) -> N
             "consumer:access-token:minted",
             actor=_actor(caller),
             now=now,
-            team_id=caller.consumer.team_id,
+            team_id=caller.token.team_id,
             subject=str(caller.token.id),
-            consumer=caller.consumer.slug,
+            consumer=caller.consumer,
             paths=paths,
             expires_in=lifetime,
         )
@@ -85,23 +90,23 @@ def _record(caller: Caller, paths: list[str], lifetime: int, now: datetime) -> N
         raise NotRecorded from error
 
 
-def revoke_self(request: Request) -> Answer:
+async def revoke_self(plane: Plane, request: Request) -> Answer:
     """The presented token ends now, and with it every access token minted from it."""
-    now = clock.now()
-    caller = authenticate(request, now, access_tokens=False)
-    return counted(caller, request.request_id, now, lambda: _revoke(caller, request.body, now))
+    return await admitted(
+        plane, request, the_caller, lambda caller: _revoke(caller, request.body), access_tokens=False
+    )
 
 
-def _revoke(caller: Caller, body: bytes, now: datetime) -> Answer:
+def _revoke(caller: Caller, body: bytes) -> Answer:
     if body:
         refuse_unknown(parse_object(body), ())
-    revoke_token(_actor(caller), caller.token, now=now)
-    return Answer(204, content_type="")
+    revoke_token(_actor(caller), ConsumerToken.objects.get(pk=caller.token.id), now=clock.now())
+    return Answer(204, content_type=b"")
 
 
-def public_keys(request: Request) -> Answer:
+async def public_keys(plane: Plane, request: Request) -> Answer:
     """The key set by which a gateway checks access tokens without asking us. Public, no credential."""
-    service = keys().service
+    service = plane.keys().service
     raw = service.signing.public_key().public_bytes_raw()
     key = {
         "kty": "OKP",

@@ -1,41 +1,47 @@
 """Long polling: the answer comes when it is another one than the caller has, or at the timeout.
 
-A waiting caller costs one short look every half second and holds no thread in between.
+A waiting caller costs a few objects: it is looked at again when something that its answer rests on changes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
-from keyvault.delivery import keys
-from keyvault.delivery.answer import Answer, plain
+from keyvault.delivery import answer, keys
+from keyvault.delivery.answer import Answer
+from keyvault.delivery.cache import View
+from keyvault.delivery.limit import Tally
+from keyvault.delivery.plane import Decided, Plane
+from keyvault.delivery.records import Record
 from keyvault.delivery.requests import ClientGone, Receive, Request
-from keyvault.delivery.workers import run
 from keyvault.exceptions import invalid
 
-POLL_SECONDS = 0.5
 MAX_TIMEOUT = 60
 DEFAULT_TIMEOUT = 30
 
 _TIMEOUT = re.compile(r"[1-9][0-9]?", re.ASCII)
 _ETAG = re.compile(r'(?:W/)?"?([0-9a-f]{32})"?')
+_SAME = Answer(304)
+_ANOTHER = Answer(200)
 
 
-async def watch(request: Request, receive: Receive) -> Answer:
+async def watch(plane: Plane, request: Request, receive: Receive) -> Answer:
     """Wait, then deliver. Raises ``ClientGone`` when the caller hangs up first."""
-    timeout, known = _timeout(request), _known_etag(request)
-    window = await run(keys.admit, request)
-    request = replace(request, if_none_match=known)
-    if window.exceeded:
-        return plain("rate_limited", request.request_id).adding(window.headers)
+    timeout = _timeout(request)
+    request = replace(request, if_none_match=_known_etag(request))
+    answer.check_format(request.query.get("format", "json"))
+    tally = plane.tally()
     gone = asyncio.ensure_future(_hang_up(receive))
     try:
-        await _wait_for_change(request, known, timeout, gone)
+        refused = await _wait_for_another(plane, request, tally, timeout, gone)
     finally:
         gone.cancel()
-    return await run(keys.deliver, request, window=window)
+    if refused is not None:
+        return refused.within(tally.window)
+    return await keys.deliver(plane, request, tally)
 
 
 def _timeout(request: Request) -> int:
@@ -56,14 +62,29 @@ def _known_etag(request: Request) -> str:
     return f'"{found[1]}"'
 
 
-async def _wait_for_change(request: Request, known: str, seconds: int, gone: asyncio.Future[None]) -> None:
+async def _wait_for_another(
+    plane: Plane, request: Request, tally: Tally, seconds: int, gone: asyncio.Future[None]
+) -> Answer | None:
+    """Return when there is another answer, or time is up. A refusal is returned as it is."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    while known and keys.knows(known, await run(keys.peek, request)):
+    used: Sequence[Record] = ()
+
+    def look(view: View) -> Decided:
+        nonlocal used
+        permit, choice = keys.choose(view, plane, request, tally)
+        used = view.used
+        etag = answer.etag_of(permit.key, choice, view.keys)
+        return Decided(_SAME if keys.knows(request.if_none_match, etag) else _ANOTHER)
+
+    while True:
+        found = await plane.settle(request.request_id, look)
+        if found is not _SAME:
+            return None if found is _ANOTHER else found
         left = end - loop.time()
-        if left <= 0:
-            return
-        await asyncio.wait({gone}, timeout=min(POLL_SECONDS, left))
+        if left <= 0 or plane.stopping.is_set():
+            return None
+        await plane.wait_for_change(used, left, gone)
         if gone.done():
             raise ClientGone
 

@@ -1,0 +1,261 @@
+"""The data plane of one process: its memory, its group commit and those who wait for a change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, connection
+
+from keyvault import keystore
+from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
+from keyvault.crypto.keyring import Keys
+from keyvault.delivery import loading, spool
+from keyvault.delivery.answer import Answer, NotRecorded, failure
+from keyvault.delivery.authenticate import Claims, Person
+from keyvault.delivery.cache import Cache, Kind, Missing, View, Wanted
+from keyvault.delivery.group_commit import GroupCommit
+from keyvault.delivery.lane import Lane, Unavailable
+from keyvault.delivery.lane_postgresql import PostgreSQLLane
+from keyvault.delivery.lane_sqlite import SQLiteLane
+from keyvault.delivery.limit import Tally, Uncounted
+from keyvault.delivery.records import Record
+from keyvault.delivery.rows import Row
+from keyvault.delivery.timing import DatabaseClock
+from keyvault.delivery.workers import run
+from keyvault.exceptions import KeyturnError
+from keyvault.limits import limiter
+
+log = structlog.get_logger("keyturn.delivery")
+
+FOLLOW_SECONDS: Final = 0.5
+KEYRING_SECONDS: Final = 0.1
+RECENT: Final = timedelta(days=1)
+MOST_PRELOADED: Final = 10_000
+
+
+class Decided(NamedTuple):
+    """What a decision comes to: the answer, and what must be durable before it leaves."""
+
+    answer: Answer
+    row: Row | None = None
+
+
+class Plane:
+    """Belongs to one event loop. ``start`` before the first request, ``close`` after the last."""
+
+    def __init__(self) -> None:
+        self.cache = Cache(settings.KEYTURN_CACHE_KEYS)
+        self.claims = Claims()
+        self._clock = DatabaseClock()
+        self.stopping = asyncio.Event()
+        directory = Path(settings.KEYTURN_DATA) / "spool"
+        self._spool = spool.SpoolLane(directory)
+        self._spool_directory = directory
+        grace: float = settings.DELIVERY_OUTAGE_GRACE
+        self._commit = GroupCommit(
+            self.cache,
+            _lanes(),
+            self._refresh,
+            fallback=self._spool if grace > 0 else None,
+            grace=grace,
+            on_connected=self._replay_soon,
+            on_time=self._clock.tell,
+        )
+        self._wanted: Wanted = {}
+        self._next_look: asyncio.Future[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._waiters: dict[asyncio.Future[None], Sequence[Record]] = {}
+        self._keys: Keys | None = None
+        self._keys_until = float("-inf")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Life -------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to follow the change log, and load what was used lately; nobody has to wait for it."""
+        self._keep(self._follow())
+        self._keep(self._preload())
+
+    def stop(self) -> None:
+        """Those who wait for a change are answered now; everybody else goes on."""
+        self.stopping.set()
+        for waiter in tuple(self._waiters):
+            _wake(waiter)
+
+    async def close(self) -> None:
+        """Commit what is left, and let go of every connection."""
+        self.stop()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._commit.close()
+        await self._spool.close()
+
+    def _keep(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow(self) -> None:
+        """Notice changes also while nobody asks for a key: for those who wait, and for the outage grace."""
+        loop = asyncio.get_running_loop()
+        while True:
+            with suppress(Unavailable):
+                if loop.time() - self._commit.confirmed_at >= FOLLOW_SECONDS:
+                    await self._commit.confirm((), None)
+            await asyncio.sleep(FOLLOW_SECONDS)
+
+    async def _preload(self) -> None:
+        try:
+            wanted = await run(loading.recently_used, self._clock.now() - RECENT, MOST_PRELOADED)
+            for kind, names in wanted.items():
+                self._wanted.setdefault(kind, set()).update(names)
+            await self._refresh()
+        except DatabaseError as error:
+            log.warning("nothing preloaded", error=type(error).__name__)
+
+    def _replay_soon(self) -> None:
+        self._keep(self._replay())
+
+    async def _replay(self) -> None:
+        await self._spool.hand_over()
+        try:
+            await run(spool.replay, self._spool_directory)
+        except DatabaseError as error:
+            log.warning("spool not replayed", error=type(error).__name__)
+
+    # Memory -----------------------------------------------------------------------------------------
+
+    def keys(self) -> Keys:
+        """The keys of this process; a changed keyring file is noticed within a tenth of a second."""
+        now = asyncio.get_running_loop().time()
+        if self._keys is None or now >= self._keys_until:
+            held, self._keys = self._keys, keystore.keys()
+            self._keys_until = now + KEYRING_SECONDS
+            if held is not None and held is not self._keys:
+                # Row MACs and ETags were made with the keys of before.
+                self._forget_everything()
+        return self._keys
+
+    def _forget_everything(self) -> None:
+        self.cache.clear()
+        self._changed()
+
+    def _changed(self) -> None:
+        self._commit.recheck()
+        for waiter, used in tuple(self._waiters.items()):
+            if any(record.stale for record in used):
+                _wake(waiter)
+
+    async def load(self, kind: Kind, name: Hashable) -> None:
+        """Read a record, together with what others miss at this moment. Raises ``DatabaseError``."""
+        self._wanted.setdefault(kind, set()).add(name)
+        await self._refresh()
+
+    async def _refresh(self) -> None:
+        """One look at the database: what has changed, and what is wanted."""
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().create_future()
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+        await asyncio.shield(self._next_look)
+
+    async def _look(self) -> None:
+        while self._next_look is not None:
+            # Let the others of this turn join.
+            await asyncio.sleep(0)
+            wanted, done = self._wanted, self._next_look
+            self._wanted, self._next_look = {}, None
+            try:
+                news = await run(loading.look, self.cache.seen, wanted)
+            except Exception as error:  # everybody who waits for this look gets the reason
+                done.set_exception(error)
+                done.exception()  # nobody may be left: that is no fault
+                continue
+            self._clock.tell(news.now)
+            if self.cache.apply(news):
+                self._changed()
+            done.set_result(None)
+        self._looking = None
+
+    async def wait_for_change(
+        self, used: Sequence[Record], seconds: float, gone: asyncio.Future[None]
+    ) -> None:
+        """Wait until something of ``used`` changed, the caller is gone, we are stopping, or time is up."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = used
+        try:
+            if not self.stopping.is_set() and not any(record.stale for record in used):
+                await asyncio.wait({waiter, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._waiters[waiter]
+
+    # Deciding ---------------------------------------------------------------------------------------
+
+    async def settle(self, request_id: str, decide: Callable[[View], Decided]) -> Answer:
+        """Decide, record and confirm, as often as it takes, and return an answer that may leave.
+
+        A refusal is confirmed as well: a "no" must not outlive the grant that ends it.
+        """
+        while True:
+            try:
+                view = View(self.cache, self.keys(), self._clock.now())
+            except (KeyringError, KeyServiceUnavailable) as error:
+                return failure(error, request_id)
+            try:
+                decided = decide(view)
+            except Missing as missing:
+                try:
+                    await self.load(missing.kind, missing.name)
+                except DatabaseError as error:
+                    return failure(error, request_id)
+                continue
+            except Uncounted as uncounted:
+                await uncounted.tally.count_elsewhere(uncounted.subject, view.now)
+                continue
+            except Person as person:
+                return await self._refuse(person, request_id)
+            except (KeyturnError, IntegrityError, KeyringError) as error:
+                decided = Decided(failure(error, request_id))
+            except KeyServiceUnavailable as error:
+                if self._has_new_keys():
+                    continue
+                decided = Decided(failure(error, request_id))
+            try:
+                if await self._commit.confirm(view.used, decided.row):
+                    return decided.answer
+            except Unavailable as error:
+                return failure(NotRecorded() if decided.row else error, request_id)
+
+    async def _refuse(self, person: Person, request_id: str) -> Answer:
+        try:
+            return failure(await run(person.refusal), request_id)
+        except DatabaseError as error:
+            return failure(error, request_id)
+
+    def _has_new_keys(self) -> bool:
+        """Whether the keyring has changed since this decision: then it knows the KEK that was missing."""
+        held, self._keys_until = self._keys, float("-inf")
+        return self.keys() is not held
+
+    def tally(self) -> Tally:
+        return Tally(limiter())
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _lanes() -> list[Lane]:
+    if connection.vendor == "sqlite":
+        return [SQLiteLane()]
+    return [PostgreSQLLane() for _ in range(settings.KEYTURN_FLUSH_CONNECTIONS)]

@@ -1,0 +1,158 @@
+"""What delivery knows, as values: one record for each row that it decides by.
+
+A record is never changed. When its row does, the cache marks it stale, and every decision made with it that
+has not been answered yet is made again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
+
+from keyvault.crypto.envelope import Context, Opener, Sealed
+from keyvault.crypto.errors import IntegrityError
+from keyvault.domain import Label, Split, State
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """``stale`` once the cache no longer vouches for it; ``ref`` is the row that makes it so."""
+
+    stale: bool = field(default=False, init=False, repr=False)
+    ref: uuid.UUID | None = field(default=None, init=False, repr=False)
+
+
+class Absent(Record):
+    """There is no such row. Known as well as any other fact, and as quickly outdated."""
+
+    __slots__ = ()
+
+
+class Tampered(Record):
+    """The row's MAC does not hold: whoever needs it gets ``integrity_error``."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class TokenRecord(Record):
+    """A consumer token and whom it stands for."""
+
+    id: uuid.UUID
+    consumer_id: uuid.UUID
+    consumer: str
+    team_id: uuid.UUID
+    environment_id: uuid.UUID
+    environment: str
+    hint: str
+    networks: tuple[IPv4Network | IPv6Network, ...]
+    rate_per_minute: int
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class GrantRecord(Record):
+    service_id: uuid.UUID
+    environment_id: uuid.UUID
+    verbs: frozenset[str]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class VersionRecord(Record):
+    """One version, sealed. ``intact`` False: its row MAC does not hold, so it must not be used."""
+
+    id: uuid.UUID
+    number: int
+    state: State
+    fingerprint: str
+    withheld_at: datetime | None
+    expires_at: datetime | None
+    intact: bool
+    sealed: Sealed | None = field(repr=False)
+    context: Context = field(repr=False)
+    _opener: Opener | None = field(default=None, repr=False)
+
+    @property
+    def deliverable(self) -> bool:
+        """Whether consumers may be given it. Raises ``IntegrityError`` for a row that somebody changed."""
+        if not self.intact:
+            raise IntegrityError
+        return self.state is State.ACTIVE and self.withheld_at is None
+
+    @property
+    def opener(self) -> Opener:
+        if self._opener is None:
+            if self.sealed is None:
+                raise IntegrityError
+            self._opener = Opener(self.sealed, self.context)
+        return self._opener
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class KeyRecord(Record):
+    """A key with the versions that carry its labels, its service and its provider.
+
+    ``parts`` keeps what answering has written already, by label and number (``answer.py`` fills it).
+    """
+
+    id: uuid.UUID
+    service_id: uuid.UUID
+    service: str
+    environment_id: uuid.UUID
+    environment: str
+    provider: str
+    auth_header: str
+    auth_scheme: str
+    base_url: str
+    key_affine: bool
+    max_job_age_seconds: int
+    refresh_seconds: int
+    split: Split | None
+    labels: Mapping[Label, VersionRecord]
+    parts: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = field(default_factory=dict, repr=False)
+
+    @property
+    def pending(self) -> VersionRecord | None:
+        return self.labels.get(Label.PENDING)
+
+    @property
+    def weight(self) -> int | None:
+        return None if self.split is None else self.split.weight
+
+    @property
+    def changing(self) -> bool:
+        """Whether a rotation moves its labels: another version may answer soon."""
+        return self.split is not None or Label.PREVIOUS in self.labels
+
+    def label_of(self, version: VersionRecord) -> str:
+        """The label of a version; "" for one that has none."""
+        return next((label.value for label, held in self.labels.items() if held.id == version.id), "")
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class IssuedRecord(Record):
+    """Where a key that we issued stands. Neither its key nor its number ever changes."""
+
+    service_id: uuid.UUID
+    environment_id: uuid.UUID
+    number: int
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class JobsRecord(Record):
+    """Jobs that one instance has open under a version, as of ``read_at``."""
+
+    open: int
+    last_to_at: datetime
+    read_at: datetime
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class VerifierRecord(Record):
+    """The environments in which a consumer may verify some key."""
+
+    environment_ids: frozenset[uuid.UUID]

@@ -1,0 +1,184 @@
+"""What is written down while the database is away, and how it gets there afterwards, exactly once.
+
+One file per process, one line per batch, on disk before any of its answers leaves. A line holds ids, names
+and times: no secret and no token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from django.db import transaction
+
+from keyvault.delivery.lane import Done, Outcome, Unavailable
+from keyvault.delivery.rows import (
+    DELIVERY_COLUMNS,
+    VERIFICATION_COLUMNS,
+    Batch,
+    DeliveryRow,
+    VerificationCount,
+)
+from keyvault.models import Delivery, Verification
+
+log = structlog.get_logger("keyturn.delivery")
+
+_SUFFIX = ".spool"
+
+
+class SpoolLane:
+    """A ``Lane`` into a file. It takes every decision as current: that is what the grace is for."""
+
+    connected = True
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file: int | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
+
+    async def open(self) -> None:
+        """Nothing to connect to; the file is made for the first batch."""
+
+    def send(self, seen: int, batch: Batch, done: Done) -> None:
+        task = asyncio.get_running_loop().run_in_executor(self._thread, self._append, batch)
+
+        def tell(task: asyncio.Future[None]) -> None:
+            error = task.exception()
+            done(self, Outcome(seen) if error is None else Unavailable(type(error).__name__))
+
+        task.add_done_callback(tell)
+
+    def _append(self, batch: Batch) -> None:
+        line = _line(batch)
+        if not line:
+            return
+        if self._file is None:
+            self._file = _create(self._directory)
+        written = os.write(self._file, line)
+        if written != len(line):
+            raise OSError("The disk took only a part of a record.")
+        os.fdatasync(self._file)
+
+    async def hand_over(self) -> None:
+        """End the file, so that ``replay`` may take it."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+
+    def _end(self) -> None:
+        if self._file is not None:
+            os.close(self._file)  # and with it the lock
+            self._file = None
+
+    async def close(self) -> None:
+        await self.hand_over()
+        self._thread.shutdown()
+
+
+def _create(directory: Path) -> int:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / f"{uuid.uuid4()}{_SUFFIX}"
+    file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
+    # Held for as long as this process writes: nobody replays half a file.
+    fcntl.flock(file, fcntl.LOCK_EX)
+    folder = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return file
+
+
+def _line(batch: Batch) -> bytes:
+    told = {
+        "deliveries": [_plain(row) for row in batch.deliveries],
+        "verifications": [_plain(row) for row in batch.verifications],
+    }
+    if not any(told.values()):
+        return b""
+    return json.dumps(told, separators=(",", ":")).encode() + b"\n"
+
+
+def _plain(row: DeliveryRow | VerificationCount) -> list[object]:
+    return [
+        value.isoformat()
+        if isinstance(value, datetime)
+        else str(value)
+        if isinstance(value, uuid.UUID)
+        else value
+        for value in row
+    ]
+
+
+def replay(directory: Path) -> int:
+    """Put every finished file into the database and remove it; returns the rows that were new there.
+
+    A file is removed after its rows have committed. Whoever replays it again, after a crash in between, finds
+    them there. Raises ``DatabaseError``.
+    """
+    new = 0
+    for path in sorted(directory.glob(f"*{_SUFFIX}")) if directory.is_dir() else ():
+        file = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue  # somebody writes it, or replays it already
+        else:
+            new += _replay_file(path)
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(file)
+    return new
+
+
+def _replay_file(path: Path) -> int:
+    new = 0
+    with transaction.atomic():
+        for told in _lines(path):
+            new += _replay_deliveries(told["deliveries"])
+            new += _replay_verifications(told["verifications"])
+    log.info("records replayed", rows=new)
+    return new
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            told = json.loads(line) if line else None
+        except ValueError:
+            # Torn by a crash in the middle of writing it: none of its answers ever left.
+            log.warning("torn record in the spool")
+            continue
+        if told is not None:
+            yield told
+
+
+def _replay_deliveries(told: list[list[Any]]) -> int:
+    rows = [Delivery(**dict(zip(DELIVERY_COLUMNS, values, strict=True))) for values in told]
+    for row in rows:
+        row.at = datetime.fromisoformat(str(row.at))
+    # The connection may have broken after the commit: then they are there.
+    known = {
+        (str(version), at, request)
+        for version, at, request in Delivery.objects.filter(
+            key_id__in={row.key_id for row in rows}, at__in={row.at for row in rows}
+        ).values_list("version_id", "at", "request_id")
+    }
+    missing = [row for row in rows if (str(row.version_id), row.at, row.request_id) not in known]
+    Delivery.objects.bulk_create(missing)
+    return len(missing)
+
+
+def _replay_verifications(told: list[list[Any]]) -> int:
+    rows = [Verification(**dict(zip(VERIFICATION_COLUMNS, values, strict=True))) for values in told]
+    for row in rows:
+        row.at = datetime.fromisoformat(str(row.at))
+    Verification.objects.bulk_create(rows)
+    return len(rows)
