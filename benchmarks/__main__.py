@@ -13,22 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, openbao, report
-from benchmarks.goals import Beside, number, table
-from benchmarks.keyturn import cold_start
-from benchmarks.load import Loader
-from benchmarks.measure import Bench, Case, Results
-from benchmarks.plans import EXTRAS, FULL, NAMES, QUICK, STARTS, TICK, Scale, chosen, needed
-from benchmarks.postgres import PostgreSQL
-from benchmarks.processes import Cores, Failed, Memory, Processes, quiet_signals, running_on
-from benchmarks.scene import Scene
+from benchmarks import machine, report
+from benchmarks.goals import number, table
+from benchmarks.plans import FULL, NAMES, QUICK, Scale
+from benchmarks.processes import Cores, Failed, stop_at_signals
+from benchmarks.profiling import hottest_table
+from benchmarks.run import Run, say
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 LEAST_KEYS = 2_000
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -74,82 +67,6 @@ def scale_of(asked: argparse.Namespace) -> Scale:
     )
 
 
-class Run:
-    """One run, from an empty directory to its results."""
-
-    def __init__(self, asked: argparse.Namespace, folder: Path) -> None:
-        self.scale = scale_of(asked)
-        self.cores = Cores.choose(pin=not asked.no_pin)
-        self.cases: list[Case] = []
-        self.results = Results()
-        self.beside = Beside(keys=self.scale.keys)
-        self.memory: dict[str, Memory] = {}
-        self.software: dict[str, str] = {}
-        self._folder = folder
-        self._plans = chosen(asked.only)
-        self._extras = [name for name in EXTRAS if not asked.only or name in asked.only]
-        self._profile = asked.profile
-        self.partial = bool(asked.only)
-
-    def measure(self) -> None:
-        logs = self._folder / "logs"
-        logs.mkdir()
-        with PostgreSQL(self._folder / "postgresql") as postgres, Processes(logs) as processes:
-            loader = Loader(processes)
-            self.software = {
-                "PostgreSQL": postgres.version,
-                "OpenBao": openbao.version(),
-                "loader": loader.name,
-            }
-            scene = Scene(processes, postgres, self._folder, self.scale, self.cores, say)
-            scene.start(needed(self._plans, self._extras))
-            with running_on(self.cores.loader):
-                self._rounds(Bench(processes, postgres, loader, say=say, profile=self._profile), scene)
-                self._look_around(scene, processes)
-        if STARTS in self._extras:
-            with Processes(logs) as processes:
-                self._starts(processes)
-
-    def _rounds(self, bench: Bench, scene: Scene) -> None:
-        self.cases = [scene.case(plan) for plan in self._plans]
-        bench.writer = scene.start_writer()
-        scene.check_answers()
-        if any(plan.target == "verify" for plan in self._plans) and (why := scene.check_verify()):
-            self.results.failures["verify-64"] = why
-            say(f"FAILED: {why}")
-        bench.run(
-            self.cases,
-            self.results,
-            rounds=self.scale.rounds,
-            seconds=self.scale.seconds,
-            warm_up=self.scale.warm_up,
-        )
-        if any(case.change and case.name not in self.results.failures for case in self.cases):
-            scene.check_changes()
-        scene.check_records(self.cases, bench.answered)
-
-    def _look_around(self, scene: Scene, processes: Processes) -> None:
-        self.memory = scene.memory()
-        large = scene.installations.get("large")
-        if large is None:
-            return
-        self.beside = replace(self.beside, worker_memory=self.memory[scene.worker_name(large)].resident)
-        if TICK in self._extras:
-            say("idle ticks")
-            command = large.module("benchmarks.ticking", str(self.scale.beats))
-            printed = processes.run("ticking", command, large.environment)
-            self.beside = replace(self.beside, idle_ticks=json.loads(printed))
-
-    def _starts(self, processes: Processes) -> None:
-        say("cold starts")
-        cold, warm = [], []
-        for turn in range(self.scale.starts):
-            data = self._folder / f"start-{turn}"
-            cold.append(cold_start(processes, data))
-            warm.append(cold_start(processes, data))
-        self.beside = replace(self.beside, cold_starts=cold, warm_starts=warm)
-
-
 def figures_block(run: Run, shape: dict[str, str], command: str, *, profile: bool) -> str:
     """The figures as Markdown."""
     lines = [
@@ -167,7 +84,8 @@ def figures_block(run: Run, shape: dict[str, str], command: str, *, profile: boo
         report.cases_table(run.cases, run.results, profile=profile),
         "\n".join(["Memory after the rounds:", "", *memory]) if memory else "",
         "\n".join(["Measured on:", "", *machine.lines(shape)]),
-        "\n".join(f"NOT MEASURED: {name}: {why}" for name, why in run.results.failures.items()),
+        *(f"Where the time of {title} goes:\n\n{hottest_table(hot)}" for title, hot in run.profiles.items()),
+        "\n".join(f"FAILED: {name}: {why}" for name, why in run.results.failures.items()),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -192,11 +110,12 @@ def main(given: Sequence[str]) -> int:
     if sys.platform != "linux":
         say("make bench needs Linux: it reads /proc and places processes on cores.")
         return 1
-    quiet_signals()
+    stop_at_signals()
     try:
         with tempfile.TemporaryDirectory(prefix="keyturn-bench-") as name:
             folder = Path(name).resolve()
-            run = Run(asked, folder)
+            cores = Cores.choose(pin=not asked.no_pin)
+            run = Run(folder, scale_of(asked), cores, only=asked.only, profile=asked.profile)
             run.measure()
             shape = {**machine.describe(folder), **run.software}
     except Failed as error:

@@ -156,7 +156,7 @@ class Bench:
             figures = self._measure(case, seconds)
         except Failed as error:
             results.fail(case, str(error))
-            self._say(f"FAILED: {case.title}: {error}")
+            self._say(f"FAILED: {case.name}: {error}")
             return
         if keep:
             results.add(case, figures)

@@ -242,11 +242,11 @@ def memory_of(process: psutil.Process) -> Memory:
     return Memory(held.rss, held.pss)
 
 
-def quiet_signals() -> None:
-    """SIGTERM and SIGHUP end the run as Ctrl-C does: everything is put away."""
+def stop_at_signals() -> None:
+    """Ctrl-C, SIGTERM and SIGHUP end the run; everything is put away first."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)

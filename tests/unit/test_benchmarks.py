@@ -15,6 +15,7 @@ from benchmarks.load import Pattern, Sample, decode, encode, get, parse, post
 from benchmarks.loop import ERRORS, Tally, chooser, content_length
 from benchmarks.measure import Case, Figures, Results
 from benchmarks.processes import Cpu, Failed
+from benchmarks.profiling import Hot, hottest
 from benchmarks.report import BEGIN, END, cases_table, document, grid, write_into
 
 PRINTED = {
@@ -275,6 +276,18 @@ def test_the_page_has_its_marks() -> None:
     page = Path(__file__).parents[2] / "docs" / "benchmarks.md"
     text = page.read_text(encoding="utf-8")
     assert text.index(BEGIN) < text.index(END)
+
+
+def test_a_profile_tells_what_a_function_takes_itself_and_with_its_calls() -> None:
+    stacks = "main (app.py:1);deliver (/somewhere/keyvault/delivery/keys.py:31) 3\nmain (app.py:2) 1\n"
+    assert hottest(stacks) == [
+        Hot("deliver (delivery/keys.py)", 0.75, 0.75),
+        Hot("main (app.py)", 0.25, 1.0),
+    ]
+
+
+def test_a_function_that_calls_itself_is_counted_once() -> None:
+    assert hottest("walk (a.py:1);walk (a.py:2) 4\n") == [Hot("walk (a.py)", 1.0, 1.0)]
 
 
 # Options --------------------------------------------------------------------------------------------
