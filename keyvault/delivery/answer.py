@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
@@ -49,16 +49,18 @@ class Answer:
     headers: Headers = ()
     code: str = ""
 
-    def adding(self, headers: Headers) -> Answer:
-        """The same answer with more headers; a name that is there already keeps its text."""
-        known = {name for name, _ in self.headers}
-        return replace(self, headers=self.headers + tuple(pair for pair in headers if pair[0] not in known))
-
     def within(self, window: Window | None) -> Answer:
         """The same answer, telling where the caller stands in this minute."""
         if window is None:
             return self
-        return self.adding(tuple((name.lower().encode(), text.encode()) for name, text in window.headers))
+        told: Headers = (
+            (b"ratelimit-limit", b"%d" % window.limit),
+            (b"ratelimit-remaining", b"%d" % window.remaining),
+            (b"ratelimit-reset", b"%d" % window.reset),
+        )
+        if window.exceeded:
+            told = (*told, (b"retry-after", b"%d" % window.reset))
+        return Answer(self.status, self.body, self.content_type, self.headers + told, self.code)
 
 
 def as_json(status: int, body: Mapping[str, object], headers: Headers = ()) -> Answer:

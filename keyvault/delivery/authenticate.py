@@ -26,7 +26,7 @@ from keyvault.crypto.secret import Secret
 from keyvault.crypto.tokens import TokenKind, digest, parse
 from keyvault.delivery.cache import View
 from keyvault.delivery.credentials import invalid_api_key
-from keyvault.delivery.records import TokenRecord
+from keyvault.delivery.records import TokenRecord, as_uuid
 from keyvault.delivery.requests import Request
 from keyvault.exceptions import KeyturnError, denied
 from keyvault.keystore import installation_id
@@ -37,7 +37,7 @@ log = structlog.get_logger("keyturn.delivery")
 _CLAIMS_KEPT: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Caller:
     """A consumer behind a living token.
 
@@ -152,7 +152,7 @@ def _by_access_token(view: View, presented: str, claims: Claims, peer: str | Non
         raise KeyturnError("access_token_expired", "The access token has expired.") from error
     except InvalidAccessToken as error:
         raise _invalid_access_token() from error
-    token = view.token(uuid.UUID(told.token_id))
+    token = view.token(uuid.UUID(told.token_id).bytes)
     if token is None or token.environment != told.environment or not _lives(token, peer, view.now):
         raise _invalid_access_token()
     return Caller(token, "access_token", parse_globs(told.paths), told.expires_at)
@@ -167,7 +167,11 @@ def _lives(token: TokenRecord, peer: str | None, now: datetime) -> bool:
     reason = _why_dead(token, peer, now)
     if reason:
         log.warning(
-            "token refused", reason=reason, consumer=token.consumer, token_id=str(token.id), peer=peer
+            "token refused",
+            reason=reason,
+            consumer=token.consumer,
+            token_id=str(as_uuid(token.id)),
+            peer=peer,
         )
     return not reason
 

@@ -200,26 +200,26 @@ class View:
     def knows_issued(self, name: bytes) -> bool:
         return self._cache.issued.get(name) is not None
 
-    def token(self, name: bytes | uuid.UUID) -> TokenRecord | None:
-        """By its keyed digest, or by its id."""
+    def token(self, name: bytes) -> TokenRecord | None:
+        """By its keyed digest (32 bytes), or by its id (16)."""
         return self._look(self._cache.tokens, name)
 
-    def grant(self, consumer: uuid.UUID, environment: uuid.UUID, service: str) -> GrantRecord | None:
+    def grant(self, consumer: bytes, environment: bytes, service: str) -> GrantRecord | None:
         return self._look(self._cache.grants, (consumer, environment, service))
 
-    def key(self, service: uuid.UUID, environment: uuid.UUID) -> KeyRecord | None:
+    def key(self, service: bytes, environment: bytes) -> KeyRecord | None:
         return self._look(self._cache.keys, (service, environment))
 
-    def version(self, key: uuid.UUID, number: int) -> VersionRecord | None:
+    def version(self, key: bytes, number: int) -> VersionRecord | None:
         return self._look(self._cache.versions, (key, number))
 
     def issued(self, digest: bytes) -> IssuedRecord | None:
         return self._look(self._cache.issued, digest)
 
-    def jobs(self, version: uuid.UUID, consumer: uuid.UUID, instance: str) -> JobsRecord | None:
+    def jobs(self, version: bytes, consumer: bytes, instance: str) -> JobsRecord | None:
         return self._look(self._cache.jobs, (version, consumer, instance))
 
-    def verifier(self, consumer: uuid.UUID) -> VerifierRecord | None:
+    def verifier(self, consumer: bytes) -> VerifierRecord | None:
         return self._look(self._cache.verifiers, consumer)
 
     def _look(self, table: Table[R], name: Hashable) -> R | None:
@@ -227,8 +227,9 @@ class View:
         if record is None:
             raise Missing(table.kind, name)
         self.used.append(record)
-        if isinstance(record, Absent):
+        kind = type(record)
+        if kind is Absent:
             return None
-        if isinstance(record, Tampered):
+        if kind is Tampered:
             raise IntegrityError
         return record  # type: ignore[return-value]  # a Table gives out what was put in

@@ -20,7 +20,7 @@ _LABELS = {label.value: label for label in Label}
 JOBS_TRUSTED: Final = timedelta(minutes=1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Choice:
     """The version to answer with. ``label`` is "" for one that has none (asked for by number)."""
 
@@ -29,7 +29,7 @@ class Choice:
 
     def etag(self, key: bytes) -> str:
         """Opaque: it changes with the version and its label, and tells nothing of the secret."""
-        held = lp(str(self.version.id), self.label, str(self.version.withheld_at or ""))
+        held = lp(self.version.id, self.label, str(self.version.withheld_at or ""))
         return f'"{keyed_digest(key, "etag", held)[:32]}"'
 
 

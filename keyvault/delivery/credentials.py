@@ -16,7 +16,7 @@ _SCHEMES: dict[str, Kind] = {"bearer": "token", "token": "token", "accesstoken":
 _PLACEHOLDER = re.compile(r"(?i)your|example|placeholder|changeme|api[_ -]?key|xxx|<.*>|\$\{.*\}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Credential:
     """What the caller presented: a consumer or user token, or an access token."""
 
@@ -40,26 +40,18 @@ def _hint(presented: str) -> str:
     return ""
 
 
-def find_credential(headers: Sequence[tuple[bytes, bytes]]) -> Credential | None:
-    """The credential in the headers; None where there is none or only a blank one.
+def find_credential(api_key: Sequence[bytes], authorization: Sequence[bytes]) -> Credential | None:
+    """The credential in the values of these two headers; None where there is none or only a blank one.
 
     Raises ``ambiguous_credentials`` for two, or for one header that stands twice.
     """
-    api_key = [value for name, value in headers if name == b"x-api-key"]
-    authorization = [value for name, value in headers if name == b"authorization"]
     if len(api_key) > 1 or len(authorization) > 1:
         raise KeyturnError("ambiguous_credentials", "Send exactly one credential, once.")
-    found = [
-        credential
-        for credential in (
-            _from_api_key(api_key[0].decode("latin-1")) if api_key else None,
-            _from_authorization(authorization[0].decode("latin-1")) if authorization else None,
-        )
-        if credential is not None
-    ]
-    if len(found) > 1:
+    first = _from_api_key(api_key[0].decode("latin-1")) if api_key else None
+    second = _from_authorization(authorization[0].decode("latin-1")) if authorization else None
+    if first is not None and second is not None:
         raise KeyturnError("ambiguous_credentials", "Send exactly one credential, once.")
-    return found[0] if found else None
+    return first or second
 
 
 def _from_api_key(value: str) -> Credential | None:

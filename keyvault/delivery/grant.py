@@ -14,7 +14,7 @@ from keyvault.models.base import SLUG
 _SLUG = re.compile(SLUG)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Permit:
     """A key that this caller has a grant on."""
 

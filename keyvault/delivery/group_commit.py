@@ -36,7 +36,10 @@ class _Entry:
     future: asyncio.Future[bool]
 
     def is_stale(self) -> bool:
-        return any(record.stale for record in self.used)
+        for record in self.used:  # noqa: SIM110 - a generator would cost more than the look
+            if record.stale:
+                return True
+        return False
 
     def settle(self, confirmed: bool) -> None:
         # A caller that hung up has cancelled it.
@@ -94,9 +97,12 @@ class GroupCommit:
         entry = _Entry(used, row, loop.create_future())
         if entry.is_stale():
             entry.settle(False)
-        else:
-            self._waiting.append(entry)
-            self._wake()
+            return entry.future
+        self._waiting.append(entry)
+        if not self._woken:
+            # At the end of this turn of the loop: the others that are ready now go with it.
+            self._woken = True
+            loop.call_soon(self._pump)
         return entry.future
 
     def recheck(self) -> None:
@@ -113,7 +119,6 @@ class GroupCommit:
         return stale
 
     def _wake(self) -> None:
-        """Start a batch at the end of this turn of the loop: the others that are ready now go with it."""
         if not self._woken:
             self._woken = True
             asyncio.get_running_loop().call_soon(self._pump)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -87,35 +86,47 @@ _SHAPES: Final = ((False, False), (True, False), (False, True), (True, True))
 _NAMES: Final = {shape: f"flush_{n}".encode() for n, shape in enumerate(_SHAPES)}
 
 
-def _microseconds(at: datetime) -> bytes:
-    return b"\0\0\0\x08" + struct.pack("!q", (at - _EPOCH) // _MICROSECOND)
+def _times(values: Sequence[datetime]) -> bytes:
+    sized = [part for at in values for part in (8, (at - _EPOCH) // _MICROSECOND)]
+    return struct.pack("!" + "iq" * len(values), *sized)
 
 
-def _text(value: str) -> bytes:
-    raw = value.encode()
-    return struct.pack("!i", len(raw)) + raw
+def _ids(values: Sequence[bytes]) -> bytes:
+    return b"\0\0\0\x10" + b"\0\0\0\x10".join(values)
 
 
-def _id(value: uuid.UUID | None) -> bytes:
-    return b"\xff\xff\xff\xff" if value is None else b"\0\0\0\x10" + value.bytes
+def _ids_or_nulls(values: Sequence[bytes | None]) -> bytes:
+    return b"".join(b"\xff\xff\xff\xff" if value is None else b"\0\0\0\x10" + value for value in values)
 
 
-_ENCODERS: Final[dict[int, Any]] = {
-    1184: _microseconds,
-    2950: _id,
-    25: _text,
-    21: lambda value: b"\0\0\0\x02" + struct.pack("!h", value),
-    23: lambda value: b"\0\0\0\x04" + struct.pack("!i", value),
+def _texts(values: Sequence[str]) -> bytes:
+    return b"".join([len(raw).to_bytes(4) + raw for raw in map(str.encode, values)])
+
+
+def _small(values: Sequence[int]) -> bytes:
+    return struct.pack("!" + "ih" * len(values), *[part for value in values for part in (2, value)])
+
+
+def _integers(values: Sequence[int]) -> bytes:
+    return struct.pack("!" + "ii" * len(values), *[part for value in values for part in (4, value)])
+
+
+_ENCODERS: Final[dict[str, Callable[[Any], bytes]]] = {
+    "timestamptz": _times,
+    "uuid": _ids,
+    "text": _texts,
+    "int2": _small,
+    "int4": _integers,
 }
 
 
 def _arrays(columns: Sequence[str], rows: Sequence[DeliveryRow | VerificationCount]) -> Iterable[bytes]:
     """The rows by column, each as a binary array: dimensions, nulls or not, element type, size, items."""
     for column, values in zip(columns, zip(*rows, strict=True), strict=True):
-        element = _TYPES[column][2]
-        nulls = 1 if column == "consumer_id" else 0
-        head = struct.pack("!iiiii", 1, nulls, element, len(values), 1)
-        yield head + b"".join(map(_ENCODERS[element], values))
+        name, _, element = _TYPES[column]
+        nulls = None in values
+        encode = _ids_or_nulls if nulls else _ENCODERS[name]
+        yield struct.pack("!iiiii", 1, nulls, element, len(values), 1) + encode(values)
 
 
 class PostgreSQLLane:

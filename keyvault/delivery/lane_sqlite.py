@@ -55,13 +55,17 @@ class SQLiteLane:
 
     async def close(self) -> None:
         self.connected = False
-        await asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
+        await asyncio.get_running_loop().run_in_executor(self._thread, _disconnect)
         self._thread.shutdown()
 
 
 def _connect() -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"PRAGMA busy_timeout={int(FLUSH_SECONDS * 1000)}")
+
+
+def _disconnect() -> None:
+    connection.close()
 
 
 def _flush(seen: int, batch: Batch) -> int:
@@ -95,7 +99,5 @@ def _write(cursor: Any, seen: int, batch: Batch) -> int:
 
 def _plain(row: DeliveryRow | VerificationCount) -> list[object]:
     """The row as Django stores it: ids as hexadecimal text, times as text in UTC."""
-    return [
-        connection.ops.adapt_datetimefield_value(row.at),
-        *(getattr(value, "hex", value) if not isinstance(value, (str, int)) else value for value in row[1:]),
-    ]
+    at = connection.ops.adapt_datetimefield_value(row.at)
+    return [at, *(value.hex() if isinstance(value, bytes) else value for value in row[1:])]

@@ -30,7 +30,7 @@ class Tally:
 
     def count(self, token: TokenRecord, now: datetime) -> None:
         """Raises ``rate_limited``, and ``Uncounted`` where the number has to be fetched first."""
-        if self.number(token.id.bytes, token.rate_per_minute, now).exceeded:
+        if self.number(token.id, token.rate_per_minute, now).exceeded:
             raise KeyturnError("rate_limited", "Too many requests.")
 
     def number(self, subject: bytes, limit: int, now: datetime) -> Window:

@@ -12,6 +12,7 @@ from keyvault.delivery.admission import admitted, the_caller
 from keyvault.delivery.answer import Answer, as_json, stamp
 from keyvault.delivery.authenticate import Caller
 from keyvault.delivery.plane import Plane
+from keyvault.delivery.records import as_uuid
 from keyvault.delivery.requests import Request
 from keyvault.exceptions import invalid
 from keyvault.models import Grant, Key
@@ -83,8 +84,8 @@ def grants_of(caller: Caller, after: str = "") -> Iterator[Grant]:
         batch = list(
             Grant.objects.select_related("service", "environment")
             .filter(
-                consumer_id=caller.token.consumer_id,
-                environment_id=caller.token.environment_id,
+                consumer_id=as_uuid(caller.token.consumer_id),
+                environment_id=as_uuid(caller.token.environment_id),
                 service__slug__gt=after,
             )
             .order_by("service__slug")[:_BATCH]
@@ -105,7 +106,7 @@ def _readable(caller: Caller, after: str) -> Iterator[tuple[Grant, Key]]:
             found[grant.service_id] = grant
     keys = (
         Key.objects.select_related("service__provider", "environment")
-        .filter(environment_id=caller.token.environment_id, service_id__in=list(found))
+        .filter(environment_id=as_uuid(caller.token.environment_id), service_id__in=list(found))
         .order_by("service__slug")
     )
     for key in keys:
@@ -128,7 +129,7 @@ def _told(caller: Caller) -> Answer:
         "consumer": caller.consumer,
         "environment": caller.environment,
         "credential": caller.credential,
-        "token": {"id": str(token.id), "hint": token.hint, "expires_at": stamp(token.expires_at)},
+        "token": {"id": str(as_uuid(token.id)), "hint": token.hint, "expires_at": stamp(token.expires_at)},
         "expires_at": stamp(caller.expires_at),
         "paths": None if caller.paths is None else [glob.text for glob in caller.paths],
         "rate_limit": f"{token.rate_per_minute}/min",

@@ -28,12 +28,14 @@ from keyvault.delivery.records import (
     TokenRecord,
     VerifierRecord,
     VersionRecord,
+    as_uuid,
 )
 from keyvault.domain import Label, Split, State
 from keyvault.keystore import context_of
 from keyvault.models import Change, ChangeCounter, ConsumerToken, Grant, Key, KeyVersion, OpenJobs
 
 MOST_CHANGES: Final = 20_000
+ID_BYTES: Final = 16
 # A statement is planned once for each length of its list: few lengths, few plans.
 _LENGTHS: Final = (1, 8, 64, 512)
 
@@ -150,11 +152,11 @@ def _chunks(names: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def _tokens(names: Sequence[Any]) -> Iterator[Found]:
-    by_id = [name for name in names if isinstance(name, uuid.UUID)]
-    by_digest = [name for name in names if isinstance(name, bytes)]
+    by_id = [as_uuid(name) for name in names if len(name) == ID_BYTES]
+    by_digest = [name for name in names if len(name) != ID_BYTES]
     rows = ConsumerToken.objects.order_by().values_list(*TOKEN, named=True)
     for row in rows.filter(id__in=by_id) if by_id else ():
-        yield Found("token", row.id, row.id, _token(row))
+        yield Found("token", row.id.bytes, row.id, _token(row))
     for row in rows.filter(digest__in=by_digest) if by_digest else ():
         yield Found("token", bytes(row.digest), row.id, _token(row))
 
@@ -163,11 +165,11 @@ def _token(row: Any) -> Record:
     if not integrity.intact(ConsumerToken, row):
         return Tampered()
     return TokenRecord(
-        id=row.id,
-        consumer_id=row.consumer_id,
+        id=row.id.bytes,
+        consumer_id=row.consumer_id.bytes,
         consumer=row.consumer__slug,
         team_id=row.consumer__team_id,
-        environment_id=row.environment_id,
+        environment_id=row.environment_id.bytes,
         environment=row.environment__slug,
         hint=row.hint,
         networks=tuple(ip_network(cidr) for cidr in row.cidrs),
@@ -180,11 +182,11 @@ def _token(row: Any) -> Record:
 def _grants(names: Sequence[Any]) -> Iterator[Found]:
     wanted = set(names)
     rows = Grant.objects.order_by().filter(
-        consumer_id__in={consumer for consumer, _, _ in wanted},
+        consumer_id__in={as_uuid(consumer) for consumer, _, _ in wanted},
         service__slug__in=[service for _, _, service in names],
     )
     for row in rows.values_list(*GRANT, named=True):
-        name = (row.consumer_id, row.environment_id, row.service__slug)
+        name = (row.consumer_id.bytes, row.environment_id.bytes, row.service__slug)
         if name in wanted:
             yield Found("grant", name, row.id, _grant(row))
 
@@ -193,23 +195,28 @@ def _grant(row: Any) -> Record:
     if not integrity.intact(Grant, row):
         return Tampered()
     return GrantRecord(
-        service_id=row.service_id, environment_id=row.environment_id, verbs=frozenset(row.verbs)
+        service_id=row.service_id.bytes,
+        environment_id=row.environment_id.bytes,
+        verbs=frozenset(row.verbs),
     )
 
 
 def _keys(names: Sequence[Any]) -> Iterator[Found]:
     wanted = set(names)
-    query = Key.objects.order_by().filter(service_id__in=[service for service, _ in names])
+    query = Key.objects.order_by().filter(service_id__in=[as_uuid(service) for service, _ in names])
     rows = [
-        row for row in query.values_list(*KEY, named=True) if (row.service_id, row.environment_id) in wanted
+        row
+        for row in query.values_list(*KEY, named=True)
+        if (row.service_id.bytes, row.environment_id.bytes) in wanted
     ]
     labelled = [id_ for row in rows for id_ in (row.current_id, row.pending_id, row.previous_id) if id_]
-    versions = {version.id: version for version in _versions_by(id__in=labelled)}
+    versions = {version.id: version for version in _versions_of(labelled)}
     for row in rows:
-        yield Found("key", (row.service_id, row.environment_id), row.id, _key(row, versions))
+        name = (row.service_id.bytes, row.environment_id.bytes)
+        yield Found("key", name, row.id, _key(row, versions))
 
 
-def _key(row: Any, versions: dict[uuid.UUID, VersionRecord]) -> Record:
+def _key(row: Any, versions: dict[bytes, VersionRecord]) -> Record:
     if not integrity.intact(Key, row):
         return Tampered()
     labels = {label: getattr(row, f"{label.value}_id") for label in Label}
@@ -217,10 +224,10 @@ def _key(row: Any, versions: dict[uuid.UUID, VersionRecord]) -> Record:
     if row.pending_id is not None:
         split = Split(row.weight or 0, bytes(row.split_salt), frozenset(row.canaries), frozenset(row.pinned))
     return KeyRecord(
-        id=row.id,
-        service_id=row.service_id,
+        id=row.id.bytes,
+        service_id=row.service_id.bytes,
         service=row.service__slug,
-        environment_id=row.environment_id,
+        environment_id=row.environment_id.bytes,
         environment=row.environment__slug,
         provider=row.service__provider__slug,
         auth_header=row.service__provider__auth_header,
@@ -231,15 +238,14 @@ def _key(row: Any, versions: dict[uuid.UUID, VersionRecord]) -> Record:
         refresh_seconds=row.refresh_seconds,
         split=split,
         # Read a moment after the key: one that is gone by now has moved the counter too.
-        labels={label: versions[id_] for label, id_ in labels.items() if id_ in versions},
+        labels={label: versions[id_.bytes] for label, id_ in labels.items() if id_ and id_.bytes in versions},
     )
 
 
-def _versions_by(**where: Any) -> Iterator[VersionRecord]:
-    (names,) = where.values()
-    (column,) = where
-    for chunk in _chunks(names):
-        for row in KeyVersion.objects.order_by().filter(**{column: chunk}).values_list(*VERSION, named=True):
+def _versions_of(ids: Sequence[uuid.UUID]) -> Iterator[VersionRecord]:
+    rows = KeyVersion.objects.order_by().values_list(*VERSION, named=True)
+    for chunk in _chunks(ids):
+        for row in rows.filter(id__in=chunk):
             yield _version(row)
 
 
@@ -249,7 +255,7 @@ def _version(row: Any) -> VersionRecord:
         sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kek_kid)
     digits = row.fingerprint[:16]
     return VersionRecord(
-        id=row.id,
+        id=row.id.bytes,
         number=row.number,
         state=State(row.state),
         fingerprint="-".join(digits[i : i + 4] for i in range(0, len(digits), 4)),
@@ -269,11 +275,12 @@ def _version(row: Any) -> VersionRecord:
 def _versions(names: Sequence[Any]) -> Iterator[Found]:
     wanted = set(names)
     rows = KeyVersion.objects.order_by().filter(
-        key_id__in=[key for key, _ in names], number__in=[number for _, number in names]
+        key_id__in=[as_uuid(key) for key, _ in names], number__in=[number for _, number in names]
     )
     for row in rows.values_list(*VERSION, named=True):
-        if (row.key_id, row.number) in wanted:
-            yield Found("version", (row.key_id, row.number), row.key_id, _version(row))
+        name = (row.key_id.bytes, row.number)
+        if name in wanted:
+            yield Found("version", name, row.key_id, _version(row))
 
 
 def _issued(names: Sequence[Any]) -> Iterator[Found]:
@@ -282,7 +289,9 @@ def _issued(names: Sequence[Any]) -> Iterator[Found]:
         record: Record = Tampered()
         if integrity.intact(KeyVersion, row):
             record = IssuedRecord(
-                service_id=row.key__service_id, environment_id=row.key__environment_id, number=row.number
+                service_id=row.key__service_id.bytes,
+                environment_id=row.key__environment_id.bytes,
+                number=row.number,
             )
         yield Found("issued", bytes(row.token_digest), row.key_id, record)
 
@@ -290,25 +299,25 @@ def _issued(names: Sequence[Any]) -> Iterator[Found]:
 def _jobs(names: Sequence[Any]) -> Iterator[Found]:
     wanted, now = set(names), clock.now()
     rows = OpenJobs.objects.order_by().filter(
-        version_id__in=[version for version, _, _ in names], instance__in=[name for _, _, name in names]
+        version_id__in=[as_uuid(version) for version, _, _ in names],
+        instance__in=[name for _, _, name in names],
     )
     for row in rows.values_list(*JOBS, named=True):
-        name = (row.version_id, row.consumer_id, row.instance)
+        name = (row.version_id.bytes, row.consumer_id.bytes, row.instance)
         if name in wanted:
-            yield Found(
-                "jobs", name, row.id, JobsRecord(open=row.open, last_to_at=row.last_to_at, read_at=now)
-            )
+            record = JobsRecord(open=row.open, last_to_at=row.last_to_at, read_at=now)
+            yield Found("jobs", name, row.id, record)
 
 
 def _verifiers(names: Sequence[Any]) -> Iterator[Found]:
-    allowed: dict[uuid.UUID, set[uuid.UUID]] = {name: set() for name in names}
-    rows = Grant.objects.order_by().filter(consumer_id__in=list(names))
+    allowed: dict[uuid.UUID, set[bytes]] = {as_uuid(name): set() for name in names}
+    rows = Grant.objects.order_by().filter(consumer_id__in=list(allowed))
     for row in rows.values_list(*GRANT, named=True):
         if "verify" in row.verbs and integrity.intact(Grant, row):
-            allowed[row.consumer_id].add(row.environment_id)
+            allowed[row.consumer_id].add(row.environment_id.bytes)
     for consumer, environments in allowed.items():
         record = VerifierRecord(environment_ids=frozenset(environments))
-        yield Found("verifier", consumer, consumer, record)
+        yield Found("verifier", consumer.bytes, consumer, record)
 
 
 _READERS: Final[dict[Kind, Callable[[Sequence[Any]], Iterator[Found]]]] = {
@@ -338,6 +347,6 @@ def recently_used(since: datetime, most: int) -> Wanted:
     digests = tokens.order_by("-last_used_at").values_list("digest", flat=True)[:most]
     return {
         "token": {bytes(digest) for digest in digests},
-        "grant": {(consumer, environment, service) for consumer, environment, service, _ in rows},
-        "key": {(service, environment) for _, environment, _, service in rows},
+        "grant": {(consumer.bytes, environment.bytes, slug) for consumer, environment, slug, _ in rows},
+        "key": {(service.bytes, environment.bytes) for _, environment, _, service in rows},
     }

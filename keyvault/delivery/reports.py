@@ -10,6 +10,7 @@ from keyvault.delivery.cache import View
 from keyvault.delivery.grant import Permit, find_permit
 from keyvault.delivery.keys import instance_of
 from keyvault.delivery.plane import Plane
+from keyvault.delivery.records import as_uuid
 from keyvault.delivery.requests import Request, check_instance
 from keyvault.exceptions import invalid, not_found
 from keyvault.models import Consumer, Key
@@ -41,8 +42,8 @@ async def accept(plane: Plane, request: Request) -> Answer:
 
 def _accept(request: Request, permit: Permit) -> Answer:
     report = parse_report(request.body, default_instance=instance_of(request, permit.caller.consumer))
-    consumer = Consumer.objects.get(pk=permit.caller.token.consumer_id)
-    key = Key.objects.get(pk=permit.key.id)
+    consumer = Consumer.objects.get(pk=as_uuid(permit.caller.token.consumer_id))
+    key = Key.objects.get(pk=as_uuid(permit.key.id))
     new = usage.accept_report(consumer, key, report, now=clock.now())
     return as_json(202, {"accepted": True, "duplicate": not new})
 

@@ -7,8 +7,9 @@ here again, because everything behind relies on them.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -35,6 +36,7 @@ _CREDENTIAL_NAMES = frozenset(
     {"access_token", "api_key", "apikey", "auth", "authorization", "key", "secret", "token", "x_api_key"}
 )
 # Endpoints whose body must be a JSON object; the others take none.
+_HEADERS = frozenset({b"x-api-key", b"authorization", b"if-none-match", b"x-instance-id"})
 _WITH_BODY = frozenset({Endpoint.REPORTS, Endpoint.ACCESS_TOKEN, Endpoint.VERIFY})
 
 
@@ -42,9 +44,9 @@ class ClientGone(Exception):
     """The caller closed the connection while we were still reading."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """One request, after every check that needs no database.
+    """One request, after every check that needs no row. Nobody changes it; freezing it would be slow.
 
     ``peer`` is the address of the TCP connection, whatever a header claims. ``instance`` is "" where the
     caller named none.
@@ -76,7 +78,11 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 def canonical_path(scope: Scope) -> str:
     """The path as it was sent. Raises ``malformed_path`` for one that has another spelling."""
-    raw: bytes = scope.get("raw_path") or str(scope["path"]).encode("utf-8", "surrogateescape")
+    return _canonical(scope.get("raw_path") or str(scope["path"]).encode("utf-8", "surrogateescape"))
+
+
+@lru_cache(maxsize=65_536)
+def _canonical(raw: bytes) -> str:
     raw = raw.partition(b"?")[0]
     if not is_canonical_path(raw):
         raise KeyturnError("malformed_path", "The path is not in canonical form.")
@@ -86,31 +92,42 @@ def canonical_path(scope: Scope) -> str:
 def parse(scope: Scope, route: Route, path: str, request_id: str) -> Request:
     """Check everything but the body. Raises ``KeyturnError`` with the code of the HTTP contract."""
     query = _parse_query(scope.get("query_string", b""), route.endpoint)
+    headers: dict[bytes, list[bytes]] = {}
+    for name, value in scope["headers"]:
+        if name in _HEADERS:
+            headers.setdefault(name, []).append(value)
     client = scope.get("client")
     gateway = route.endpoint is Endpoint.FORWARD_AUTH
+    tags = headers.get(b"if-none-match")
     return Request(
         method=scope["method"],
         path=path,
         route=route,
         request_id=request_id,
         query=query,
-        credential=_credential_of_original(scope) if gateway else find_credential(scope["headers"]),
+        credential=_credential_of_original(headers) if gateway else _credential(headers),
         # The headers of a gateway's request are those of somebody else's.
-        instance="" if gateway else _instance(scope, query),
-        if_none_match=header(scope, b"if-none-match") or "",
+        instance="" if gateway else _instance(headers.get(b"x-instance-id"), query.get("instance")),
+        if_none_match=tags[0].decode("latin-1") if tags else "",
         peer=client[0] if client else None,
     )
 
 
-def _credential_of_original(scope: Scope) -> Credential | None:
+def _credential(headers: Mapping[bytes, Sequence[bytes]]) -> Credential | None:
+    return find_credential(headers.get(b"x-api-key", ()), headers.get(b"authorization", ()))
+
+
+def _credential_of_original(headers: Mapping[bytes, Sequence[bytes]]) -> Credential | None:
     """The credential in the request that a gateway asks about. To a gateway every no is a 401."""
     try:
-        return find_credential(scope["headers"])
+        return _credential(headers)
     except KeyturnError as error:
         raise KeyturnError("invalid_api_key", error.message) from error
 
 
-def _parse_query(raw: bytes, endpoint: Endpoint) -> dict[str, str]:
+# The same instances ask the same way again and again. A refused query is not kept.
+@lru_cache(maxsize=4096)
+def _parse_query(raw: bytes, endpoint: Endpoint) -> Mapping[str, str]:
     if not raw:
         return {}
     text = raw.decode("latin-1")
@@ -149,12 +166,14 @@ def check_instance(name: object, field: str = "instance") -> str:
     return name
 
 
-def _instance(scope: Scope, query: Mapping[str, str]) -> str:
-    named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-instance-id"]
-    named += [query["instance"]] if "instance" in query else []
+def _instance(headers: Sequence[bytes] | None, in_query: str | None) -> str:
+    if headers is None:
+        return "" if in_query is None else check_instance(in_query)
+    named = [value.decode("latin-1") for value in headers]
+    named += [] if in_query is None else [in_query]
     if len(set(named)) > 1:
         raise invalid("instance", "The request names two instances.")
-    return check_instance(named[0]) if named else ""
+    return check_instance(named[0])
 
 
 def _check_content_type(scope: Scope) -> None:

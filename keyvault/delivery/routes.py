@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Endpoint(StrEnum):
@@ -55,6 +56,7 @@ class Route:
     environment: str = ""
 
 
+@lru_cache(maxsize=65_536)
 def route(path: str) -> Route | None:
     """What a path asks for, or None for a path that is not ours."""
     fixed = _FIXED.get(path)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple
 
 
 class DeliveryRow(NamedTuple):
-    """One answer to a consumer."""
+    """One answer to a consumer. Ids are the 16 bytes of a UUID."""
 
     at: datetime
-    key_id: uuid.UUID
-    version_id: uuid.UUID
-    consumer_id: uuid.UUID
-    token_id: uuid.UUID
+    key_id: bytes
+    version_id: bytes
+    consumer_id: bytes
+    token_id: bytes
     instance: str
     label: str
     credential: str
@@ -27,8 +26,8 @@ class VerificationRow(NamedTuple):
     """One verification of a key that we issued. ``consumer_id`` is None where a gateway asked."""
 
     at: datetime
-    version_id: uuid.UUID
-    consumer_id: uuid.UUID | None
+    version_id: bytes
+    consumer_id: bytes | None
     code: str
 
 
@@ -36,8 +35,8 @@ class VerificationCount(NamedTuple):
     """Verifications of one version for one caller within a batch."""
 
     at: datetime
-    version_id: uuid.UUID
-    consumer_id: uuid.UUID | None
+    version_id: bytes
+    consumer_id: bytes | None
     code: str
     times: int
 
@@ -53,9 +52,7 @@ class Batch:
     """The rows of one flush. Equal verifications are counted: use matters there, not each single call."""
 
     deliveries: list[DeliveryRow] = field(default_factory=list)
-    _verified: dict[tuple[uuid.UUID, uuid.UUID | None, str], tuple[datetime, int]] = field(
-        default_factory=dict
-    )
+    _verified: dict[tuple[bytes, bytes | None, str], tuple[datetime, int]] = field(default_factory=dict)
 
     def add(self, row: Row | None) -> None:
         if type(row) is DeliveryRow:

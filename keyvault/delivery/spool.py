@@ -107,14 +107,8 @@ def _line(batch: Batch) -> bytes:
 
 
 def _plain(row: DeliveryRow | VerificationCount) -> list[object]:
-    return [
-        value.isoformat()
-        if isinstance(value, datetime)
-        else str(value)
-        if isinstance(value, uuid.UUID)
-        else value
-        for value in row
-    ]
+    told: dict[type, Any] = {datetime: datetime.isoformat, bytes: bytes.hex}
+    return [told.get(type(value), lambda same: same)(value) for value in row]
 
 
 def replay(directory: Path) -> int:

@@ -15,6 +15,7 @@ from keyvault.delivery.admission import admitted, the_caller
 from keyvault.delivery.answer import Answer, NotRecorded, as_json, stamp
 from keyvault.delivery.authenticate import Caller, audience, issuer
 from keyvault.delivery.plane import Plane
+from keyvault.delivery.records import as_uuid
 from keyvault.delivery.requests import Request
 from keyvault.exceptions import invalid
 from keyvault.keystore import keys
@@ -46,7 +47,7 @@ def _mint(caller: Caller, body: bytes, now: datetime) -> Answer:
         keys().service,
         issuer=issuer(),
         audience=audience(),
-        parent=str(caller.token.id),
+        parent=str(as_uuid(caller.token.id)),
         environment=caller.environment,
         paths=paths,
         now=now,
@@ -81,7 +82,7 @@ def _record(caller: Caller, paths: list[str], lifetime: int, now: datetime) -> N
             actor=_actor(caller),
             now=now,
             team_id=caller.token.team_id,
-            subject=str(caller.token.id),
+            subject=str(as_uuid(caller.token.id)),
             consumer=caller.consumer,
             paths=paths,
             expires_in=lifetime,
@@ -100,7 +101,7 @@ async def revoke_self(plane: Plane, request: Request) -> Answer:
 def _revoke(caller: Caller, body: bytes) -> Answer:
     if body:
         refuse_unknown(parse_object(body), ())
-    revoke_token(_actor(caller), ConsumerToken.objects.get(pk=caller.token.id), now=clock.now())
+    revoke_token(_actor(caller), ConsumerToken.objects.get(pk=as_uuid(caller.token.id)), now=clock.now())
     return Answer(204, content_type=b"")
 
 

@@ -130,7 +130,7 @@ def _code(view: View, version: VersionRecord, tally: Tally) -> str:
     if version.expires_at is not None and version.expires_at <= view.now:
         return "expired"
     limit: int = settings.KEYTURN_ISSUED_KEY_RATE
-    if limit and tally.number(version.id.bytes, limit, view.now).exceeded:
+    if limit and tally.number(version.id, limit, view.now).exceeded:
         return LIMITED
     return VALID
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Window:
     """A subject's use of the running minute. ``reset`` is in whole seconds, at least 1."""
 
@@ -24,10 +24,14 @@ class Window:
         return self.count > self.limit
 
     @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self.count)
+
+    @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         told = (
             ("RateLimit-Limit", str(self.limit)),
-            ("RateLimit-Remaining", str(max(0, self.limit - self.count))),
+            ("RateLimit-Remaining", str(self.remaining)),
             ("RateLimit-Reset", str(self.reset)),
         )
         return (*told, ("Retry-After", str(self.reset))) if self.exceeded else told
