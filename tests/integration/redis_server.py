@@ -20,13 +20,13 @@ class RedisServer:
             pytest.skip("redis-server is not installed on this machine")
         self._program = found
         self._folder = folder
-        self._port = port
+        self.port = port
         self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._port}/0"
+        return f"127.0.0.1:{self.port}/0"
 
     @property
     def url(self) -> str:
@@ -35,7 +35,7 @@ class RedisServer:
     def start(self) -> None:
         self._starts += 1
         log = self._folder / f"redis-{self._starts}.log"
-        command = [self._program, "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
+        command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--dir", str(self._folder)]
         self._process = start(command, {"PATH": "/usr/bin:/bin"}, log)
         wait_for(lambda: "Ready to accept connections" in log.read_text(), "Redis is ready")

@@ -214,6 +214,26 @@ class TestAway:
 
         wait_for(counted, "Redis counts again")
 
+    def test_a_hit_whose_answer_is_lost_is_not_counted_again(
+        self, server: RedisServer, redis: Redis, mine: bytes
+    ) -> None:
+        async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """Passes the command on, waits for the answer and hangs up."""
+            there, here = await asyncio.open_connection("127.0.0.1", server.port)
+            here.write(await reader.read(65_536))
+            assert await there.read(65_536) == b"$1\r\n1\r\n"
+            here.close()
+            writer.close()
+
+        async def hit() -> int | None:
+            relay = await asyncio.start_server(swallow, "127.0.0.1", 0)
+            port = relay.sockets[0].getsockname()[1]
+            async with relay, counter_at(f"redis://127.0.0.1:{port}/0") as counter:
+                return await counter.hit_async(mine, MINUTE)
+
+        assert asyncio.run(hit()) is None
+        assert redis.get(f"keyturn:rate:{MINUTE}:{mine.hex()}") == b"1"
+
     def test_nobody_waits_for_a_server_that_never_answers(self, mine: bytes, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from keyvault.limits.cells import Cells
-from keyvault.limits.cells_file import GROUP, HEADER_BYTES, open_cells
+from keyvault.limits.cells_file import GROUP, HEADER_BYTES, Mapping, open_cells
 
 MINUTE = 29_000_000
 SUBJECT = b"sixteen bytes..."
@@ -43,6 +44,11 @@ def torn(path: Path) -> None:
 def grown(path: Path) -> None:
     made(path)
     os.truncate(path, HEADER_BYTES + 32 * (CELLS + GROUP))
+
+
+def grown_by_part_of_a_cell(path: Path) -> None:
+    made(path)
+    os.truncate(path, HEADER_BYTES + 32 * CELLS + 31)
 
 
 def cut_in_the_header(path: Path) -> None:
@@ -85,6 +91,7 @@ UNUSABLE = [
     empty,
     torn,
     grown,
+    grown_by_part_of_a_cell,
     cut_in_the_header,
     of_another_program,
     of_another_version,
@@ -97,10 +104,10 @@ UNUSABLE = [
 
 class TestMaking:
     def test_a_fresh_file_is_private_whole_and_alone(self, path: Path) -> None:
-        cells = Cells(path, CELLS)
+        cells = Cells(path, 4096)
         status = path.lstat()
         assert stat.S_IMODE(status.st_mode) == 0o600
-        assert status.st_size == HEADER_BYTES + 32 * CELLS
+        assert status.st_size == HEADER_BYTES + 32 * 4096
         # No holes: a full disk must not kill a process at some hit.
         assert status.st_blocks * 512 >= status.st_size
         assert list(path.parent.iterdir()) == [path]
@@ -125,8 +132,14 @@ class TestMaking:
     @pytest.mark.parametrize("spoil", [lambda path: None, of_another_program])
     def test_all_who_come_at_once_get_the_same_file(self, path: Path, spoil: Callable[[Path], None]) -> None:
         spoil(path)
+        together = threading.Barrier(8)
+
+        def come(_: int) -> Mapping:
+            together.wait(30)
+            return open_cells(path, 32_768)
+
         with ThreadPoolExecutor(8) as pool:
-            mappings = list(pool.map(lambda _: open_cells(path, CELLS), range(32)))
+            mappings = list(pool.map(come, range(8)))
         status = path.stat()
         assert {mapping.identity for mapping in mappings} == {(status.st_dev, status.st_ino)}
         for mapping in mappings:
