@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from keyvault import clock
-from tests.api.management.world import World, problem
+from keyvault.domain import OrganisationRole
+from keyvault.models import User
+from keyvault.services import people
+from tests.api.conftest import Server
+from tests.api.management.world import World, problem, unique
 
 
 @pytest.fixture
@@ -52,3 +57,22 @@ class TestLimits429:
         assert world.admin.post("/v1/teams/", {"slug": "late"}, Idempotency_Key="k").status_code == 429
         moment.append(moment[-1] + timedelta(minutes=1))
         assert world.admin.get("/v1/teams/late/").status_code == 404
+
+
+@pytest.mark.serial
+def test_two_processes_number_the_requests_of_a_token_together(installed: Server) -> None:
+    def ask_at_once() -> list[tuple[int, int]]:
+        """Forty requests of a fresh token: what remained, and the seconds to the end of the minute."""
+        now = clock.now()
+        user = User.objects.create(username=unique("limits"), organisation_role=OrganisationRole.ADMIN)
+        _, token = people.create_user_token(user, expires_at=now + timedelta(hours=1), now=now)
+        key = ("X-API-Key", token.expose())
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: installed.send("GET", "/v1/teams/", key).headers, range(40)))
+        return [(int(told["ratelimit-remaining"]), int(told["ratelimit-reset"])) for told in answers]
+
+    told = ask_at_once()
+    seconds = [reset for _, reset in told]
+    if max(seconds) - min(seconds) > 30:  # a minute has just ended among them; the next one is long
+        told = ask_at_once()
+    assert sorted(remaining for remaining, _ in told) == list(range(560, 600))
