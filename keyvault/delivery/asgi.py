@@ -63,7 +63,7 @@ def handles(method: str, path: str) -> bool:
 
 async def start() -> None:
     """Make the plane of this process. The first request does it where the server does not call this."""
-    await _the_plane().start()
+    _the_plane()
 
 
 async def stop() -> None:
@@ -85,6 +85,7 @@ def _the_plane() -> Plane:
     global _plane
     if _plane is None:
         _plane = Plane()
+        _plane.start()
     return _plane
 
 

@@ -78,7 +78,7 @@ class Plane:
 
     # Life -------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Begin to follow the change log, and load what was used lately; nobody has to wait for it."""
         self._keep(self._follow())
         self._keep(self._preload())

@@ -107,7 +107,7 @@ def _revoke(caller: Caller, body: bytes) -> Answer:
 
 async def public_keys(plane: Plane, request: Request) -> Answer:
     """The key set by which a gateway checks access tokens without asking us. Public, no credential."""
-    service = plane.keys().service
+    service = keys().service
     raw = service.signing.public_key().public_bytes_raw()
     key = {
         "kty": "OKP",

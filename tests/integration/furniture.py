@@ -20,7 +20,7 @@ from django.db import connection, connections, transaction
 from keyvault import audit
 from keyvault.actors import SYSTEM
 from keyvault.crypto.secret import Secret
-from keyvault.delivery.asgi import application
+from keyvault.delivery import asgi
 from keyvault.models import (
     AuditEvent,
     AuditHead,
@@ -201,8 +201,14 @@ def ask(token: Secret, service: str, environment: str = "prod", query: str = "")
     async def send(message: Any) -> None:
         sent.append(message)
 
+    async def answer() -> None:
+        try:
+            await asgi.application(scope, receive, send)
+        finally:
+            await asgi.shut_down()
+
     with _connections_let_go():
-        asyncio.run(application(scope, receive, send))
+        asyncio.run(answer())
     body = b"".join(message.get("body", b"") for message in sent)
     return Delivered(sent[0]["status"], body.decode())
 

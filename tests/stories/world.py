@@ -16,10 +16,7 @@ from typing import Any
 
 from keyvault.actors import SYSTEM
 from keyvault.crypto.secret import Secret
-from keyvault.delivery.authenticate import Caller
-from keyvault.delivery.choose import choose_version
-from keyvault.delivery.grant import find_permit
-from keyvault.delivery.record import record_answer
+from keyvault.delivery.records import as_uuid
 from keyvault.keystore import open_version, seal_admin_secret
 from keyvault.models import Consumer, ConsumerToken, Environment, Key, KeyVersion, Provider
 from keyvault.services import catalogue, consumers, keys, people, usage
@@ -28,6 +25,7 @@ from rotation.models import Rotation, RotationPolicy
 from rotation.policy import Policy, to_json
 from rotation.services import policies, starting, ticking, verbs
 from rotation.simulators import RunningSimulator, management_config
+from tests.delivering import Desk
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 _names = itertools.count(1)
@@ -75,6 +73,7 @@ class World:
         )
         self.key_id = keys.create_key(SYSTEM, self.service, self.environment, now=now).id
         self.consumer, self.token = self._consumer(n)
+        self.desk = Desk(self.token)
         self.instances = [Instance(f"web-{i}") for i in range(instances)]
         self.failures: Counter[str] = Counter()
         self.requests = 0
@@ -192,13 +191,9 @@ class World:
 
     def ask(self, instance: Instance) -> KeyVersion:
         """What delivery answers this instance: its own steps, at the time of the story."""
-        caller = Caller(self.token, "consumer_token", None, None)
-        permit = find_permit(caller, self.service.slug, self.environment.slug, self.now)
-        assert permit is not None
-        choice = choose_version(permit, instance.name, None)
-        record_answer(permit, choice, instance=instance.name, status=200, request_id="story")
-        version = choice.version
-        version.key = permit.key
+        choice = self.desk.choose(self.service.slug, self.environment.slug, instance.name, self.now)
+        version = KeyVersion.objects.select_related("key__environment").get(pk=as_uuid(choice.version.id))
+        self.desk.record(version, instance.name, choice.label, self.now)
         instance.version = version.number
         if not instance.seen or instance.seen[-1] != version.number:
             instance.seen.append(version.number)

@@ -1,17 +1,11 @@
-"""GET /v1/keys/{service}/{environment}/: which version answers whom, and what an answer costs."""
+"""GET /v1/keys/{service}/{environment}/: which version answers whom."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
 
-from django.db import connection
-from django.test.utils import CaptureQueriesContext
-
 from keyvault import clock
-from keyvault.delivery import keys as delivery
-from keyvault.delivery.requests import parse
-from keyvault.delivery.routes import route
 from keyvault.services import keys, usage
 from tests.api.delivery.world import World
 
@@ -122,20 +116,3 @@ class TestJobAffinity:
         self.told(world, "busy", 1, 0)
         world.offer(100)
         assert world.get("?instance=busy").json["label"] == "pending"
-
-
-def test_an_answer_costs_at_most_six_statements_and_one_commit(make: Make) -> None:
-    """Token, grant, key, count and record; on PostgreSQL the time as well. The widest case adds the jobs."""
-    world = make(provider="removebgvideo")
-    world.offer(50)
-    found = route(world.path)
-    assert found is not None
-    scope = {"method": "GET", "headers": [(b"x-api-key", world.token.encode())], "client": ("127.0.0.1", 1)}
-    request = parse(scope, found, world.path, "cost-12345678")
-    delivery.deliver(request)  # notes the use of the token, once a minute
-    with CaptureQueriesContext(connection) as seen:
-        assert delivery.deliver(request).status == 200
-    words = [query["sql"].split()[0].upper() for query in seen]
-    statements = [word for word in words if word in ("SELECT", "INSERT", "UPDATE")]
-    assert len(statements) <= 6 + 1, list(seen)
-    assert words.count("BEGIN") == 1

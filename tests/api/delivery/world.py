@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from django.db import transaction
 from keyvault import clock
 from keyvault.actors import SYSTEM
 from keyvault.crypto.secret import Secret
+from keyvault.limits.cells_file import CELL_BYTES, HEADER_BYTES
 from keyvault.models import Consumer, ConsumerToken, Delivery, Environment, Key, KeyVersion, Provider, Service
 from keyvault.services import catalogue, consumers, keys, people
 from tests.api.conftest import Server
@@ -55,6 +57,13 @@ class World:
 
     def send(self, method: str, target: str, *headers: tuple[str, str], body: bytes | None = None) -> Reply:
         return self.server.send(method, target, self.auth, *headers, body=body)
+
+    def counted(self) -> int:
+        """Requests of the token that the servers have counted in the last minute that it was used in."""
+        cells = (self.server.data / "limits.cells").read_bytes()[HEADER_BYTES:]
+        at = cells.find(self.token_row.id.bytes)
+        # A cell starts with its subject and ends with its count.
+        return 0 if at < 0 else int.from_bytes(cells[at + CELL_BYTES - 8 : at + CELL_BYTES], sys.byteorder)
 
     def deliveries(self) -> list[Delivery]:
         return list(Delivery.objects.filter(key_id=self.key_id).order_by("id"))
