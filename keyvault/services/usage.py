@@ -30,8 +30,8 @@ from keyvault.models import (
 from keyvault.models.activity import OUTCOMES
 from keyvault.verifiers import FORWARD_AUTH
 
-# On PostgreSQL whoever inserts deliveries or verifications holds this advisory lock, shared, from before the
-# first row gets its id until the commit.
+# On PostgreSQL whoever inserts deliveries holds this advisory lock, shared, from before the first row gets
+# its id until the commit.
 FOLD_LOCK: Final = 0x6B74666F6C64
 FOLD_BATCH = 20_000
 REPORT_MAX_AGE = timedelta(hours=24)
@@ -60,6 +60,13 @@ class ReportInput:
     lines: Sequence[LineInput] = field(default_factory=tuple)
 
 
+def hold_up_folding() -> None:
+    """Call it in the transaction that inserts deliveries, before it does. Keep that transaction short."""
+    if connection.vendor == "postgresql":  # SQLite has one writer at a time
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [FOLD_LOCK])
+
+
 def record_delivery(
     *,
     key: Key,
@@ -74,9 +81,7 @@ def record_delivery(
 ) -> None:
     """Write down one answer. When this returns outside a transaction the record is durable."""
     with transaction.atomic():
-        if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [FOLD_LOCK])
+        hold_up_folding()
         Delivery.objects.create(
             at=now,
             key=key,
@@ -187,12 +192,12 @@ def _delivered_versions(consumer: Consumer, key: Key, report: ReportInput) -> di
 
 # Folding -------------------------------------------------------------------------------------------
 
-_MINUTE: Final = {"sqlite": "substr(d.at, 1, 16) || ':00'", "postgresql": "date_trunc('minute', d.at)"}
+_MINUTE: Final = {"sqlite": "substr(at, 1, 16) || ':00'", "postgresql": "date_trunc('minute', at)"}
 _TO_BUCKETS: Final = """
     INSERT INTO keyvault_usagebucket AS b
         (key_id, minute, version_id, consumer_id, instance, deliveries, last_delivery_at)
-    SELECT d.key_id, {minute}, d.version_id, d.consumer_id, d.instance, COUNT(*), MAX(d.at)
-    FROM keyvault_delivery AS d WHERE d.id > %s AND d.id <= %s GROUP BY 1, 2, 3, 4, 5
+    SELECT key_id, {minute}, version_id, consumer_id, instance, COUNT(*), MAX(at)
+    FROM keyvault_delivery WHERE id > %s AND id <= %s GROUP BY 1, 2, 3, 4, 5
     ON CONFLICT (key_id, minute, version_id, consumer_id, instance) DO UPDATE SET
         deliveries = b.deliveries + excluded.deliveries,
         last_delivery_at = CASE WHEN excluded.last_delivery_at > b.last_delivery_at
@@ -200,25 +205,32 @@ _TO_BUCKETS: Final = """
 """
 _TO_LAST: Final = """
     INSERT INTO keyvault_lastdelivery AS b (key_id, version_id, consumer_id, instance, last_at)
-    SELECT d.key_id, d.version_id, d.consumer_id, d.instance, MAX(d.at)
-    FROM keyvault_delivery AS d WHERE d.id > %s AND d.id <= %s GROUP BY 1, 2, 3, 4
+    SELECT key_id, version_id, consumer_id, instance, MAX(at)
+    FROM keyvault_delivery WHERE id > %s AND id <= %s GROUP BY 1, 2, 3, 4
     ON CONFLICT (version_id, consumer_id, instance) DO UPDATE SET last_at = excluded.last_at
     WHERE excluded.last_at > b.last_at
 """
 _TO_TOKENS: Final = """
     UPDATE keyvault_consumertoken SET last_used_at = used.at
     FROM (
-        SELECT d.token_id, MAX(d.at) AS at
-        FROM keyvault_delivery AS d WHERE d.id > %s AND d.id <= %s GROUP BY 1
+        SELECT token_id, MAX(at) AS at
+        FROM keyvault_delivery WHERE id > %s AND id <= %s GROUP BY 1
     ) AS used
     WHERE keyvault_consumertoken.id = used.token_id
         AND (last_used_at IS NULL OR last_used_at < used.at)
 """
-_VERIFICATIONS: Final = """
+# PostgreSQL counts what it deletes, in one statement: a row that is committed meanwhile with an id from
+# before is left for the next time. SQLite knows no such statement, and no such row.
+_VERIFICATIONS_TAKEN: Final = {
+    "sqlite": "SELECT * FROM keyvault_verification WHERE id <= %s",
+    "postgresql": "DELETE FROM keyvault_verification WHERE id <= %s RETURNING *",
+}
+_TO_VERIFICATION_BUCKETS: Final = """
+    WITH taken AS ({taken})
     INSERT INTO keyvault_verificationbucket AS b (version_id, minute, caller, code, count, last_at)
-    SELECT d.version_id, {minute}, COALESCE(c.slug, %s), d.code, SUM(d.count), MAX(d.at)
-    FROM keyvault_verification AS d LEFT JOIN keyvault_consumer AS c ON c.id = d.consumer_id
-    WHERE d.id <= %s GROUP BY 1, 2, 3, 4
+    SELECT version_id, {minute}, COALESCE(slug, %s), code, SUM(count), MAX(at)
+    FROM taken LEFT JOIN keyvault_consumer AS c ON c.id = taken.consumer_id
+    WHERE true GROUP BY 1, 2, 3, 4
     ON CONFLICT (version_id, minute, caller, code) DO UPDATE SET
         count = b.count + excluded.count,
         last_at = CASE WHEN excluded.last_at > b.last_at THEN excluded.last_at ELSE b.last_at END
@@ -228,30 +240,30 @@ _VERIFICATIONS: Final = """
 def roll_up(*, batch: int = FOLD_BATCH) -> int:
     """Fold every delivery and verification that is committed by now; returns how many deliveries.
 
-    1. Ask for the newest ids at an instant at which nobody inserts: all that was given a smaller id is there.
+    1. Ask for the newest delivery at an instant at which nobody inserts: all with a smaller id are there.
     2. Fold batches of the deliveries beyond the mark and move the mark, each batch in one transaction. The
        mark is locked first, so that a twin or a crash folds nothing twice.
-    3. Fold batches of verifications and delete them, under the same lock.
+    3. Fold batches of verifications and delete them.
 
     Raises ``OperationalError`` if somebody who inserts does not end.
     """
-    newest_delivery, newest_verification = _newest_ids()
-    folded = 0
-    while n := _fold_deliveries(newest_delivery, batch):
+    newest, folded = _newest_delivery(), 0
+    while n := _fold_deliveries(newest, batch):
         folded += n
-    while _fold_verifications(newest_verification, batch):
+    newest = _newest(Verification)
+    while _fold_verifications(newest, batch):
         pass
     return folded
 
 
-def _newest_ids() -> tuple[int, int]:
+def _newest_delivery() -> int:
     if connection.vendor != "postgresql":
-        return _newest(Delivery), _newest(Verification)  # one writer at a time: ids are in order of commits
+        return _newest(Delivery)  # one writer at a time: ids are in the order of commits
     with transaction.atomic(durable=True), connection.cursor() as cursor:
         # Who waits for this lock holds up all delivery behind it, so not for long.
         cursor.execute("SET LOCAL lock_timeout = '2s'")
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [FOLD_LOCK])
-        return _newest(Delivery), _newest(Verification)
+        return _newest(Delivery)
 
 
 def _newest(model: type[Delivery] | type[Verification]) -> int:
@@ -279,16 +291,20 @@ def _fold_deliveries(newest: int, batch: int) -> int:
 
 
 @transaction.atomic
-def _fold_verifications(newest: int, batch: int) -> int:
-    """Fold and delete one batch up to the id ``newest``; returns how many rows."""
+def _fold_verifications(newest: int, batch: int) -> bool:
+    """Fold and delete one batch up to the id ``newest``; returns whether there was any."""
     _lock_mark()
     rows = Verification.objects.filter(id__lte=newest).order_by("id")[:batch]
     last = rows.aggregate(last=Max("id"))["last"]
     if last is None:
-        return 0
+        return False
+    vendor = connection.vendor
+    text = _TO_VERIFICATION_BUCKETS.format(taken=_VERIFICATIONS_TAKEN[vendor], minute=_MINUTE[vendor])
     with connection.cursor() as cursor:
-        cursor.execute(_VERIFICATIONS.format(minute=_MINUTE[connection.vendor]), [FORWARD_AUTH, last])
-    return Verification.objects.filter(id__lte=last).delete()[0]
+        cursor.execute(text, [last, FORWARD_AUTH])
+    if vendor == "sqlite":
+        Verification.objects.filter(id__lte=last).delete()
+    return True
 
 
 def forget_windows(now: datetime) -> None:

@@ -1,116 +1,92 @@
-"""Usage reports, the roll-up of deliveries, and the exact counter of requests."""
+"""Usage reports, and the jobs that they leave open."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from django.db import connection
 from django.db.models import Max, Sum
 
+from keyvault import jobs
 from keyvault.exceptions import KeyturnError
-from keyvault.models import (
-    ConsumerToken,
-    Delivery,
-    FoldMark,
-    Key,
-    KeyVersion,
-    RateWindow,
-    UsageBucket,
-    UsageLine,
-)
+from keyvault.models import Delivery, OpenJobs, UsageLine
 from keyvault.services import usage
-from keyvault.services.usage import LineInput, ReportInput
-from tests.integration.furniture import NOW, Furniture, at_once, furnish, raised, returned, second_version
+from keyvault.services.usage import LineInput
+from tests.integration.furniture import NOW, at_once, furnish, raised, returned, second_version
+from tests.integration.records import Traffic, traffic, two_versions
 
 pytestmark = pytest.mark.django_db
 
 SECOND = timedelta(seconds=1)
-
-
-class Reader:
-    """One key and one consumer that reads it."""
-
-    def __init__(self, furniture: Furniture) -> None:
-        self.key: Key = furniture.key()
-        assert self.key.current is not None
-        self.version: KeyVersion = self.key.current
-        self.token: ConsumerToken = furniture.reader()[0]
-
-    def deliver(self, at: datetime, instance: str = "web-1", version: KeyVersion | None = None) -> None:
-        usage.record_delivery(
-            key=self.key,
-            version=version or self.version,
-            token=self.token,
-            instance=instance,
-            label="current",
-            credential="consumer_token",
-            status=200,
-            request_id="test",
-            now=at,
-        )
-
-    def report(
-        self, sequence: int = 1, *, instance: str = "web-1", number: int = 1, **times: datetime
-    ) -> bool:
-        start, end = times.get("start", NOW - 60 * SECOND), times.get("end", NOW)
-        line = LineInput(number, "key", {"ok": 40, "timeout": 2}, jobs_opened=3, jobs_closed=1)
-        return usage.accept_report(
-            self.token.consumer, self.key, ReportInput(instance, sequence, start, end, [line]), now=NOW
-        )
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def reader(db: None) -> Reader:
-    return Reader(furnish())
+def reader(db: None) -> Traffic:
+    return traffic(furnish())
 
 
 # Reports -------------------------------------------------------------------------------------------
 
 
-def test_a_report_is_stored_once(reader: Reader) -> None:
+def test_a_report_is_stored_once(reader: Traffic) -> None:
     reader.deliver(NOW - 90 * SECOND)
     assert reader.report(1) is True
     assert reader.report(1) is False
     assert reader.report(2) is True
-    counted = UsageLine.objects.aggregate(ok=Sum("ok"), timeouts=Sum("timeout"), opened=Sum("jobs_opened"))
-    assert counted == {"ok": 80, "timeouts": 4, "opened": 6}
+    counted = UsageLine.objects.aggregate(ok=Sum("ok"), timeouts=Sum("timeout"))
+    assert counted == {"ok": 80, "timeouts": 4}
 
 
-def test_the_same_sequence_of_another_instance_is_another_report(reader: Reader) -> None:
+def test_the_same_sequence_of_another_instance_is_another_report(reader: Traffic) -> None:
     for instance in ("web-1", "web-2"):
         reader.deliver(NOW - 90 * SECOND, instance)
         assert reader.report(1, instance=instance) is True
 
 
-def refused_field(reader: Reader, **more: object) -> str:
+def refused_field(reader: Traffic, **more: object) -> str:
     with pytest.raises(KeyturnError) as caught:
         reader.report(**more)  # type: ignore[arg-type]
     assert caught.value.code == "validation_error"
     assert not UsageLine.objects.exists()
+    assert not OpenJobs.objects.exists()
     (field,) = caught.value.fields
     return field
 
 
-def test_a_version_that_was_never_delivered_there_cannot_be_reported(reader: Reader) -> None:
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_version_that_was_never_delivered_there_cannot_be_reported(reader: Traffic, folded: bool) -> None:
+    def deliver(instance: str) -> None:
+        reader.deliver(NOW - 90 * SECOND, instance)
+        if folded:
+            assert usage.roll_up() == 1
+
     second_version(reader.key)
     assert refused_field(reader) == "versions"
-    reader.deliver(NOW - 90 * SECOND, "web-2")
+    deliver("web-2")
     assert refused_field(reader) == "versions"
-    reader.deliver(NOW - 90 * SECOND, "web-1")
-    assert refused_field(reader, number=2) == "versions"
-    assert refused_field(reader, number=99) == "versions"
+    deliver("web-1")
+    for number in (2, 99):
+        assert refused_field(reader, lines=(LineInput(number, "key", {"ok": 1}),)) == "versions"
     assert reader.report() is True
 
 
-def test_a_delivery_that_was_folded_long_ago_still_counts(reader: Reader) -> None:
+def test_a_report_may_name_a_folded_version_and_one_of_just_now(reader: Traffic) -> None:
+    newer = second_version(reader.key)
+    reader.deliver(NOW - 3 * HOUR)
+    usage.roll_up()
+    reader.deliver(NOW - SECOND, version=newer)
+    assert reader.report(lines=(LineInput(1, "key", {"ok": 1}), LineInput(2, "key", {"ok": 1})))
+
+
+def test_a_delivery_that_was_folded_long_ago_still_counts(reader: Traffic) -> None:
     reader.deliver(NOW - timedelta(days=3))
     assert usage.roll_up() == 1
     Delivery.objects.all().delete()
     assert reader.report() is True
 
 
-def test_a_report_lies_in_the_last_day_and_not_in_the_future(reader: Reader) -> None:
+def test_a_report_lies_in_the_last_day_and_not_in_the_future(reader: Traffic) -> None:
     reader.deliver(NOW - timedelta(days=2))
     assert refused_field(reader, start=NOW, end=NOW + timedelta(minutes=5, seconds=1)) == "to"
     assert refused_field(reader, start=NOW - timedelta(hours=24, seconds=1)) == "from"
@@ -123,95 +99,97 @@ def test_a_report_lies_in_the_last_day_and_not_in_the_future(reader: Reader) -> 
 
 @pytest.mark.django_db(transaction=True)
 def test_the_same_report_from_many_threads_counts_once(transactional_db: None) -> None:
-    reader = Reader(furnish())
+    reader = traffic(furnish())
     reader.deliver(NOW - 90 * SECOND)
-    outcomes = at_once(*([reader.report] * 8))
+
+    def tell() -> bool:
+        return reader.report(lines=(opened(3),))
+
+    outcomes = at_once(*([tell] * 8))
     assert not raised(outcomes)
     assert sorted(returned(outcomes)) == [False] * 7 + [True]
     assert UsageLine.objects.count() == 1
+    assert OpenJobs.objects.get().open == 3
 
 
-# Roll-up -------------------------------------------------------------------------------------------
+# Open jobs -----------------------------------------------------------------------------------------
 
 
-def test_deliveries_fold_into_minutes_by_version_and_instance(reader: Reader) -> None:
-    newer = second_version(reader.key)
-    for seconds in (300, 299, 298, 200):
-        reader.deliver(NOW - seconds * SECOND)
-    reader.deliver(NOW - 299 * SECOND, "web-2")
-    reader.deliver(NOW - 299 * SECOND, "web-1", newer)
-    assert usage.roll_up() == 6
-    rows = UsageBucket.objects.order_by("version__number", "instance", "minute").values_list(
-        "version__number", "instance", "deliveries", "last_delivery_at"
-    )
-    assert list(rows) == [
-        (1, "web-1", 3, NOW - 298 * SECOND),
-        (1, "web-1", 1, NOW - 200 * SECOND),
-        (1, "web-2", 1, NOW - 299 * SECOND),
-        (2, "web-1", 1, NOW - 299 * SECOND),
-    ]
-    assert FoldMark.objects.get().delivery_id == Delivery.objects.aggregate(last=Max("id"))["last"]
+def opened(n: int, closed: int = 0, *, number: int = 1, credential: str = "key") -> LineInput:
+    return LineInput(number, credential, {"ok": 1}, jobs_opened=n, jobs_closed=closed)
 
 
-def test_nothing_is_folded_twice(reader: Reader) -> None:
-    reader.deliver(NOW - 60 * SECOND)
-    reader.deliver(NOW - SECOND)
-    assert usage.roll_up(batch=1) == 2
-    assert usage.roll_up() == 0
-    assert UsageBucket.objects.aggregate(n=Sum("deliveries"))["n"] == 2
+def test_jobs_add_up_over_reports_and_credentials(reader: Traffic) -> None:
+    reader.deliver(NOW - HOUR)
+    reader.report(1, end=NOW - 30 * SECOND, lines=(opened(5, 1), opened(2, credential="access_token")))
+    reader.report(1, end=NOW, lines=(opened(100),))  # known already
+    reader.report(2, end=NOW - 20 * SECOND, lines=(opened(0, 3),))
+    (row,) = jobs.open_jobs_of([reader.version.id])
+    assert row[1:] == (reader.version.id, reader.consumer.id, "web-1", 3, NOW - 20 * SECOND)
+    assert jobs.open_jobs(reader.version.id, NOW - HOUR) == {
+        (reader.consumer.slug, "web-1"): NOW - 20 * SECOND
+    }
+    reader.report(3, lines=(opened(0, 3),))
+    assert jobs.open_jobs(reader.version.id, NOW - HOUR) == {}
+    assert OpenJobs.objects.get().open == 0
 
 
-def test_a_late_delivery_joins_its_bucket_and_does_not_make_it_older(reader: Reader) -> None:
-    reader.deliver(NOW - 61 * SECOND)
-    usage.roll_up()
-    reader.deliver(NOW - 100 * SECOND)
-    usage.roll_up()
-    (bucket,) = UsageBucket.objects.all()
-    assert (bucket.deliveries, bucket.last_delivery_at) == (2, NOW - 61 * SECOND)
+def has_jobs(reader: Traffic, since: timedelta, instance: str = "web-1") -> bool:
+    return jobs.has_open_jobs(reader.version.id, reader.consumer.id, instance, NOW - since)
 
 
-def test_old_rate_windows_are_forgotten(db: None) -> None:
-    usage.hit("someone", now=NOW - timedelta(minutes=30))
-    usage.hit("someone", now=NOW)
-    usage.forget_windows(NOW)
-    assert RateWindow.objects.count() == 1
+def test_reports_may_come_in_any_order(reader: Traffic) -> None:
+    reader.deliver(NOW - HOUR)
+    reader.report(2, lines=(opened(0, 2),))
+    assert not has_jobs(reader, HOUR)
+    reader.report(1, end=NOW - 600 * SECOND, lines=(opened(3),))
+    assert has_jobs(reader, HOUR)
+    row = OpenJobs.objects.get()
+    assert (row.open, row.last_to_at) == (1, NOW)
 
 
-@pytest.mark.django_db(transaction=True)
-def test_two_roll_ups_at_once_fold_each_delivery_once(transactional_db: None) -> None:
-    reader = Reader(furnish())
-    for round_ in range(5):
-        for i in range(120):
-            reader.deliver(NOW - (60 + i % 50) * SECOND, f"web-{i % 7}")
-
-        def fold() -> int:
-            return usage.roll_up(batch=25)
-
-        outcomes = at_once(*([fold] * 4))
-        assert not raised(outcomes)
-        assert sum(returned(outcomes)) == 120
-        assert UsageBucket.objects.aggregate(n=Sum("deliveries"))["n"] == 120 * (round_ + 1)
-    newest = UsageBucket.objects.aggregate(last=Max("last_delivery_at"))["last"]
-    assert newest == NOW - 60 * SECOND
+def test_jobs_of_an_instance_that_is_silent_are_too_old_to_matter(reader: Traffic) -> None:
+    reader.deliver(NOW - 3 * HOUR)
+    reader.report(1, end=NOW - 2 * HOUR, lines=(opened(1),))
+    assert has_jobs(reader, 3 * HOUR)
+    assert not has_jobs(reader, 2 * HOUR)
+    # A report that tells of no jobs says all the same that the instance lives.
+    reader.report(2, end=NOW - SECOND, lines=(opened(0),))
+    assert has_jobs(reader, 2 * HOUR)
+    # One that comes late does not make it older.
+    reader.report(3, end=NOW - HOUR, lines=(opened(1, 1),))
+    assert OpenJobs.objects.get().last_to_at == NOW - SECOND
 
 
-# Counting requests ---------------------------------------------------------------------------------
+def test_jobs_belong_to_one_version_and_one_instance(db: None) -> None:
+    reader, newer = two_versions(furnish())
+    for instance, version in (("web-1", None), ("web-1", newer), ("web-2", None)):
+        reader.deliver(NOW - HOUR, instance, version)
+    reader.report(1, lines=(opened(4), opened(1, 1, number=2)))
+    assert has_jobs(reader, HOUR)
+    assert not has_jobs(reader, HOUR, "web-2")
+    assert jobs.open_jobs(newer.id, NOW - HOUR) == {}
+    assert jobs.open_jobs_of([newer.id]) == []
 
 
-def test_requests_are_counted_by_subject_and_minute(db: None) -> None:
-    assert [usage.hit("a", now=NOW + i * SECOND) for i in range(3)] == [1, 2, 3]
-    assert usage.hit("b", now=NOW) == 1
-    assert usage.hit("a", now=NOW + timedelta(minutes=1)) == 1
+def test_reports_without_jobs_leave_no_row(reader: Traffic) -> None:
+    reader.deliver(NOW - HOUR)
+    reader.report(1)
+    reader.report(2, lines=(opened(2, 2),))
+    assert not OpenJobs.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_count_of_requests_is_exact_under_concurrency(transactional_db: None) -> None:
-    threads, each = 12, 20
+def test_jobs_of_reports_at_once_all_count(transactional_db: None) -> None:
+    reader, newer = two_versions(furnish())
+    reader.deliver(NOW - HOUR)
+    reader.deliver(NOW - HOUR, version=newer)
 
-    def knock() -> list[int]:
-        return [usage.hit("someone", now=NOW) for _ in range(each)]
+    def tell(sequence: int) -> bool:
+        lines = (opened(2, number=1), opened(3, number=2))
+        return reader.report(sequence, lines=lines if sequence % 2 else lines[::-1])
 
-    outcomes = at_once(*([knock] * threads))
+    outcomes = at_once(*(lambda n=n: tell(n) for n in range(12)))
     assert not raised(outcomes)
-    seen = sorted(n for counts in returned(outcomes) for n in counts)
-    assert seen == list(range(1, threads * each + 1)), connection.vendor
+    counted = dict(OpenJobs.objects.values_list("version_id", "open"))
+    assert counted == {reader.version.id: 24, newer.id: 36}

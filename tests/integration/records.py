@@ -1,0 +1,80 @@
+"""What consumers leave behind: deliveries, verifications and usage reports of one key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import transaction
+
+from keyvault.models import Consumer, ConsumerToken, Delivery, Key, KeyVersion, Verification
+from keyvault.services import usage
+from keyvault.services.usage import LineInput, ReportInput
+from tests.integration.furniture import NOW, Furniture, second_version
+
+
+@dataclass
+class Traffic:
+    """One key and one consumer that reads it."""
+
+    key: Key
+    version: KeyVersion
+    token: ConsumerToken
+
+    @property
+    def consumer(self) -> Consumer:
+        return self.token.consumer
+
+    def deliver(self, at: datetime, instance: str = "web-1", version: KeyVersion | None = None) -> Delivery:
+        """One recorded delivery, as every writer of them has to insert it."""
+        with transaction.atomic():
+            usage.hold_up_folding()
+            return Delivery.objects.create(
+                at=at,
+                key=self.key,
+                version=version or self.version,
+                consumer=self.consumer,
+                token=self.token,
+                instance=instance,
+                label="current",
+                credential="consumer_token",
+                status=200,
+                request_id="test",
+            )
+
+    def verify(
+        self,
+        at: datetime,
+        code: str = "valid",
+        *,
+        by: Consumer | None = None,
+        count: int = 1,
+        version: KeyVersion | None = None,
+    ) -> Verification:
+        return Verification.objects.create(
+            at=at, version=version or self.version, consumer=by, code=code, count=count
+        )
+
+    def report(
+        self,
+        sequence: int = 1,
+        *,
+        instance: str = "web-1",
+        start: datetime | None = None,
+        end: datetime = NOW,
+        lines: tuple[LineInput, ...] = (LineInput(1, "key", {"ok": 40, "timeout": 2}),),
+    ) -> bool:
+        told = ReportInput(instance, sequence, start or end, end, lines)
+        return usage.accept_report(self.consumer, self.key, told, now=NOW)
+
+
+def traffic(furniture: Furniture) -> Traffic:
+    key = furniture.key()
+    assert key.current is not None
+    return Traffic(key, key.current, furniture.reader()[0])
+
+
+def two_versions(furniture: Furniture) -> tuple[Traffic, KeyVersion]:
+    """The traffic of a key whose next version is there already."""
+    made = traffic(furniture)
+    return made, second_version(made.key)
