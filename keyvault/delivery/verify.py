@@ -32,33 +32,35 @@ CODES: Final = (VALID, NOT_FOUND, "revoked", "expired", "disabled", LIMITED)
 _DEAD: Final = {State.REVOKED: "revoked", State.DESTROYED: "revoked", State.DISABLED: "disabled"}
 
 
-class Judged(NamedTuple):
-    """A presented key that is one of ours, and what we say of it."""
+class Presented(NamedTuple):
+    """A presented key that is one of ours."""
 
     key: KeyRecord
     version: VersionRecord
-    code: str
 
 
 async def verify(plane: Plane, request: Request) -> Answer:
     """``POST /v1/verify/``: 200 for a good key and for a bad one; the body says which."""
-    presented = _presented(request.body)
+    text = _text(request.body)
     tally, of_key = plane.tally(), plane.tally()
 
     def decide(view: View) -> Decided:
         caller = authenticate(view, request, plane.claims)
         tally.count(caller.token, view.now)
-        judged = _judge(view, presented, of_key)
-        if judged is None or not _may_verify(view, caller, judged.key):
+        presented = _find(view, text)
+        # Also for a key that is none of ours: who may verify nothing must not learn that.
+        allowed = _may_verify(view, caller, presented.key if presented else None)
+        if presented is None or not allowed:
             return Decided(as_json(200, {"valid": False, "code": NOT_FOUND}))
-        row = VerificationRow(view.now, judged.version.id, caller.token.consumer_id, judged.code)
-        return Decided(as_json(200, _told(judged)), row)
+        code = _judge(view, presented.version, of_key)
+        row = VerificationRow(view.now, presented.version.id, caller.token.consumer_id, code)
+        return Decided(as_json(200, _told(presented, code)), row)
 
     answer = await plane.settle(request.request_id, decide)
     return answer.within(tally.window)
 
 
-def _presented(body: bytes) -> str:
+def _text(body: bytes) -> str:
     told = parse_object(body)
     refuse_unknown(told, ("key",))
     key = told.get("key")
@@ -67,16 +69,17 @@ def _presented(body: bytes) -> str:
     return key
 
 
-def _told(judged: Judged) -> dict[str, object]:
-    if judged.code != VALID:
-        return {"valid": False, "code": judged.code}
+def _told(presented: Presented, code: str) -> dict[str, object]:
+    if code != VALID:
+        return {"valid": False, "code": code}
+    key, version = presented
     return {
         "valid": True,
         "code": VALID,
-        "service": judged.key.service,
-        "environment": judged.key.environment,
-        "version": judged.version.number,
-        "label": judged.key.label_of(judged.version) or None,
+        "service": key.service,
+        "environment": key.environment,
+        "version": version.number,
+        "label": key.label_of(version) or None,
     }
 
 
@@ -98,11 +101,11 @@ def _may_verify(view: View, caller: Caller, key: KeyRecord | None) -> bool:
     return False
 
 
-def _judge(view: View, presented: str, tally: Tally) -> Judged | None:
-    """What we say of a presented key; None for one that is not ours."""
-    name = digest(view.keys.service.pepper, presented)
+def _find(view: View, text: str) -> Presented | None:
+    """The key and version behind a text; None for one that is not ours. Raises ``IntegrityError``."""
+    name = digest(view.keys.service.pepper, text)
     if not view.knows_issued(name):
-        parsed = parse(presented)
+        parsed = parse(text)
         if parsed is None or parsed.kind is not TokenKind.ISSUED:
             return None
     issued = view.issued(name)
@@ -112,7 +115,7 @@ def _judge(view: View, presented: str, tally: Tally) -> Judged | None:
     version = None if key is None else _version(view, key, issued.number)
     if key is None or version is None or version.state is State.REQUESTED:
         return None
-    return Judged(key, version, _code(view, version, tally))
+    return Presented(key, version)
 
 
 def _version(view: View, key: KeyRecord, number: int) -> VersionRecord | None:
@@ -123,7 +126,8 @@ def _version(view: View, key: KeyRecord, number: int) -> VersionRecord | None:
     return version
 
 
-def _code(view: View, version: VersionRecord, tally: Tally) -> str:
+def _judge(view: View, version: VersionRecord, tally: Tally) -> str:
+    """What we say of a version of ours. Only a good one is counted."""
     dead = _DEAD.get(version.state)
     if dead is not None:
         return dead
@@ -152,14 +156,14 @@ async def forward_auth(plane: Plane, request: Request) -> Answer:
 def _admit(view: View, request: Request, tally: Tally) -> Decided:
     if request.credential is None:
         raise KeyturnError("missing_api_key", "Missing API key.")
-    judged = _judge(view, request.credential.secret.expose(), tally)
-    if judged is None or not _is_meant(judged.key, request):
+    presented = _find(view, request.credential.secret.expose())
+    if presented is None or not _is_meant(presented.key, request):
         raise invalid_api_key()
-    row = VerificationRow(view.now, judged.version.id, None, judged.code)
-    if judged.code == VALID:
-        return Decided(Answer(200, b"", b"", _headers(judged)), row)
-    code = LIMITED if judged.code == LIMITED else "invalid_api_key"
-    return Decided(plain(code, request.request_id), row)
+    code = _judge(view, presented.version, tally)
+    row = VerificationRow(view.now, presented.version.id, None, code)
+    if code == VALID:
+        return Decided(Answer(200, b"", b"", _headers(presented)), row)
+    return Decided(plain(LIMITED if code == LIMITED else "invalid_api_key", request.request_id), row)
 
 
 def _is_meant(key: KeyRecord, request: Request) -> bool:
@@ -167,9 +171,9 @@ def _is_meant(key: KeyRecord, request: Request) -> bool:
     return service == key.service and request.query.get("environment", key.environment) == key.environment
 
 
-def _headers(judged: Judged) -> tuple[tuple[bytes, bytes], ...]:
+def _headers(presented: Presented) -> tuple[tuple[bytes, bytes], ...]:
     return (
-        (b"x-keyturn-service", judged.key.service.encode()),
-        (b"x-keyturn-environment", judged.key.environment.encode()),
-        (b"x-keyturn-version", str(judged.version.number).encode()),
+        (b"x-keyturn-service", presented.key.service.encode()),
+        (b"x-keyturn-environment", presented.key.environment.encode()),
+        (b"x-keyturn-version", str(presented.version.number).encode()),
     )
