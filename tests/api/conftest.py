@@ -131,22 +131,33 @@ def stop_server(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker) -> Iterator[Server]:
+@contextmanager
+def serving(
+    folder: Path, django_db_blocker: DjangoDbBlocker, *, workers: int = 2, **settings: str
+) -> Iterator[Server]:
+    """A server with an installation of its own in ``folder``; ``settings`` are environment variables."""
     from rotation.services.policies import install_all
 
-    data = tmp_path_factory.mktemp("api") / "data"
+    data = folder / "data"
     data.mkdir(mode=0o700)
     Keyring.create_file(data / "keyring.json", ["dev", "staging", "prod", "system"])
     database, url = _new_database(data)
     with django_db_blocker.unblock(), _pointed_at(database, data / "keyring.json"):
         call_command("migrate", verbosity=0)
         install_all(now=clock.now())
-    environment = {"KEYTURN_DATA": str(data), "DATABASE_URL": url, "KEYTURN_DATABASE_POOL": "8"}
+    environment = {"KEYTURN_DATA": str(data), "DATABASE_URL": url, "KEYTURN_DATABASE_POOL": "8", **settings}
+    process, port = start_server(data, environment, workers=workers)
+    try:
+        yield Server(port, data, database, data / "server.log")
+    finally:
+        stop_server(process)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker) -> Iterator[Server]:
     # Two processes: whatever must hold for a token holds across them.
-    process, port = start_server(data, environment, workers=2)
-    yield Server(port, data, database, data / "server.log")
-    stop_server(process)
+    with serving(tmp_path_factory.mktemp("api"), django_db_blocker) as started:
+        yield started
 
 
 @pytest.fixture
