@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-if _server := os.environ.get("KEYTURN_SERVER_PID"):
-    import signal
-
-    from keyvault.project.guard import die_with_parent
-
-    die_with_parent(int(_server), with_signal=signal.SIGKILL)
+from keyvault.project.server import Plan, Server
 
 Message = MutableMapping[str, Any]
 
@@ -36,6 +30,4 @@ async def application(
 
 
 if __name__ == "__main__":
-    from keyvault.project import children
-
-    children.serve_web("benchmarks.hello:application")
+    Server(Plan.from_environment()).run(lambda: application)

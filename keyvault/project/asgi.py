@@ -5,16 +5,6 @@ from __future__ import annotations
 import os
 from typing import cast
 
-if _server := os.environ.get("KEYTURN_SERVER_PID"):
-    # Below ``keyturn serve`` this runs in a worker process of the server, which may be killed.
-    import signal
-
-    from keyvault.project.guard import die_with_parent
-
-    # Not SIGTERM: until its event loop runs, this process still has the server's own handlers, which
-    # would swallow it. Nothing is lost: an answer leaves only after its record is durable.
-    die_with_parent(int(_server), with_signal=signal.SIGKILL)
-
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
 
 from a2wsgi import WSGIMiddleware
@@ -27,8 +17,14 @@ _wsgi = get_wsgi_application()
 # Models are importable only after Django is set up.
 from keyvault.delivery import asgi as delivery  # noqa: E402
 from keyvault.project.front import Application, Front  # noqa: E402
+from keyvault.project.proxies import Proxies  # noqa: E402
 
-_bridge = WSGIMiddleware(_wsgi, workers=settings.KEYTURN_WEB_THREADS)  # type: ignore[arg-type]
+_bridge = WSGIMiddleware(
+    _wsgi,  # type: ignore[arg-type]
+    workers=settings.KEYTURN_WEB_THREADS,
+    # No bound: a caller that reads slowly waits on the event loop, and its thread is free again.
+    send_queue_size=0,
+)
 
 
 def _host_is_allowed(host: str) -> bool:
@@ -40,5 +36,9 @@ application = Front(
     delivery,
     cast(Application, _bridge),
     _host_is_allowed,
+    proxies=Proxies(settings.KEYTURN_TRUSTED_PROXIES) if settings.KEYTURN_TRUSTED_PROXIES else None,
+    body_seconds=settings.KEYTURN_BODY_TIMEOUT,
+    on_startup=[delivery.start],
+    on_stop=[delivery.stop],
     on_shutdown=[lambda: _bridge.executor.shutdown(wait=True), delivery.shut_down],
 )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
+import multiprocessing
 import os
 import resource
 import sys
+from collections.abc import Callable
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 from keyvault.project.guard import die_with_parent
@@ -27,6 +32,11 @@ def prepare() -> None:
     import django
 
     django.setup()
+    _prepare_data()
+    _collect_static()
+
+
+def _prepare_data() -> None:
     from keyvault.project import installation
 
     installation.prepare()
@@ -37,32 +47,61 @@ def prepare() -> None:
         sys.stdout.flush()
 
 
+def _collect_static() -> None:
+    from keyvault.project import installation
+
+    installation.collect_static()
+
+
 def web() -> None:
-    serve_web("keyvault.project.asgi:application")
+    """The HTTP server. Its worker processes are forked from here, with everything imported.
+
+    With ``KEYTURN_PREPARED_FD`` it prepares the installation first, in processes of their own, because
+    nothing that was opened here may reach a worker process; then it writes a byte there.
+    """
+    # Most of the start is imports, and what they make is there to stay.
+    gc.disable()
+    import django
+
+    django.setup()
+    prepared = os.environ.pop("KEYTURN_PREPARED_FD", "")
+    preparing = [_forked(_prepare_data), _forked(_collect_static)] if prepared else []
+    from django.conf import settings
+
+    importlib.import_module(settings.ROOT_URLCONF)
+    from keyvault.project.server import Plan, Server
+
+    for process in preparing:
+        process.join()
+    if any(process.exitcode for process in preparing):
+        raise SystemExit(1)
+    if prepared:
+        os.write(int(prepared), b"\n")
+        os.close(int(prepared))
+    # It looks at the static files once, when it is imported.
+    from keyvault.project.asgi import application
+
+    gc.enable()
+    plan = Plan.from_environment(
+        connections=settings.KEYTURN_MAX_CONNECTIONS,
+        header_seconds=settings.KEYTURN_HEADER_TIMEOUT,
+        lifetime=settings.KEYTURN_WORKER_LIFETIME,
+        max_rss=settings.KEYTURN_WORKER_MAX_RSS,
+    )
+    Server(plan).run(lambda: application)
 
 
-def serve_web(application: str) -> None:
-    """The HTTP server. Its worker processes import ``application``, written ``module:name``."""
-    from granian.constants import HTTPModes, Interfaces, Loops
-    from granian.log import LogLevels
-    from granian.server import Server
+def _forked(work: Callable[[], None]) -> ForkProcess:
+    """Start it in a fork of this process that does not outlive it."""
+    parent = os.getpid()
 
-    # The worker processes tie themselves to this one.
-    os.environ["KEYTURN_SERVER_PID"] = str(os.getpid())
-    Server(
-        application,
-        address=os.environ.get("KEYTURN_LISTEN_HOST", "127.0.0.1"),
-        port=int(os.environ.get("KEYTURN_LISTEN_PORT", "8000")),
-        interface=Interfaces.ASGI,
-        http=HTTPModes.http1,
-        loop=Loops.asyncio,
-        workers=int(os.environ.get("KEYTURN_WORKERS", "1")),
-        websockets=False,
-        respawn_failed_workers=True,
-        respawn_interval=0.5,
-        workers_kill_timeout=10,
-        log_level=LogLevels.warning,
-    ).serve()
+    def run() -> None:
+        die_with_parent(parent)
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
 
 
 def worker() -> None:

@@ -1,7 +1,8 @@
 """The ASGI front: consumer paths go to delivery on the event loop, everything else to Django on threads.
 
-What must hold for every request is done here, before either: the size of the body, the spelling of the
-path, the Host header and the request id. A request that fails here costs no thread and no database.
+What must hold for every request is done here, before either: the size and the pace of the body, the
+spelling of the path, the Host header, the caller's address behind a proxy, and the request id. A request
+that fails here costs no thread and no database. Every microsecond here is paid by every delivery.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
-from typing import Any, Protocol
+from inspect import isawaitable
+from typing import Any, Final, Protocol
 
 import structlog
 
 from keyvault.crypto.globs import is_canonical_path
 from keyvault.errors import MAX_BODY_BYTES, envelope_bytes, request_id_from
+from keyvault.project.proxies import Proxies
 
 log = structlog.get_logger("keyturn.front")
 
@@ -23,34 +26,52 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Hook = Callable[[], Awaitable[None] | None]
 Headers = list[tuple[bytes, bytes]]
 
-_KNOWN_HOSTS_KEPT = 1024
-_MOST_DRAINED = 8 * 1024 * 1024
-_DRAIN_SECONDS = 2
+BODY_SECONDS: Final = 10.0
+
+_NOTED: Final = frozenset((b"host", b"x-request-id", b"content-length", b"transfer-encoding"))
+_KNOWN_HOSTS_KEPT: Final = 1024
+_KNOWN_PATHS_KEPT: Final = 8192
+_LONGEST_KNOWN_PATH: Final = 256
+_MOST_DRAINED: Final = 8 * 1024 * 1024
+_DRAIN_SECONDS: Final = 2
+# What proxies say was looked at, or is not believed. Of the rest, Django must not be led to believe any.
+_HEARSAY: Final = frozenset((b"forwarded", b"x-real-ip", b"x-request-id"))
+_CLOSE: Final = (b"connection", b"close")
 
 
 class Delivery(Protocol):
     """What the delivery plane offers to the front."""
 
-    def handles(self, method: str, path: str) -> bool: ...
+    def handles(self, method: str, path: str) -> bool:
+        """Whether delivery answers this; the same answer every time, so the front remembers it."""
 
     async def application(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
 class _Refused(Exception):
-    """The request is answered with this code at once."""
+    """The request is answered with this code at once; ``unread``: what the caller still sends is not read."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, message: str | None = None, *, unread: bool = False) -> None:
         super().__init__(code)
         self.code = code
+        self.message = message
+        self.unread = unread
+
+
+class _CallerGone(Exception):
+    """The connection ended before the request did: there is nobody to answer and nothing to do."""
 
 
 class Front:
     """The application that the server calls.
 
     ``host_is_allowed`` gets the Host header as sent. Delivery finds the request id in
-    ``scope["request_id"]``; Django gets it as the header ``X-Request-ID``.
+    ``scope["request_id"]``; Django gets it as the header ``X-Request-ID``. Hooks run in their order:
+    ``on_startup`` before the first request, ``on_stop`` as soon as the process is told to stop (requests
+    go on, and whoever only waits should be answered), ``on_shutdown`` after the last answer.
     """
 
     def __init__(
@@ -58,115 +79,186 @@ class Front:
         delivery: Delivery,
         django: Application,
         host_is_allowed: Callable[[str], bool],
-        on_shutdown: Iterable[Callable[[], None]] = (),
+        *,
+        proxies: Proxies | None = None,
+        body_seconds: float = BODY_SECONDS,
+        on_startup: Iterable[Hook] = (),
+        on_stop: Iterable[Hook] = (),
+        on_shutdown: Iterable[Hook] = (),
     ) -> None:
         self._delivery = delivery
         self._django = django
         self._host_is_allowed = host_is_allowed
+        self._proxies = proxies
+        self._body_seconds = body_seconds
+        self.on_startup = list(on_startup)
+        self._on_stop = tuple(on_stop)
         self._on_shutdown = tuple(on_shutdown)
+        self._stopping: asyncio.Task[None] | None = None
         self._known_hosts: set[bytes] = set()
+        # Paths of delivery that passed every check; most consumers ask for the same few for ever.
+        self._known_paths: set[tuple[str, bytes]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind == "http":
-            await self._http(scope, receive, send)
-        elif kind == "lifespan":
-            await self._lifespan(receive, send)
-        elif kind == "websocket":
-            await send({"type": "websocket.close", "code": 1000})
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._not_http(scope, receive, send)
+            return
         request_id, host, has_body = "", b"", False
         for name, content in scope["headers"]:
-            if name == b"x-request-id":
-                request_id = content.decode("latin-1")
-            elif name == b"host":
-                host = content
-            elif name in (b"content-length", b"transfer-encoding"):
-                has_body = True
+            if name in _NOTED:
+                if name == b"host":
+                    # Two of them are no host that we know.
+                    host = host + b"," + content if host else content
+                elif name == b"x-request-id":
+                    request_id = content.decode("latin-1")
+                else:
+                    has_body = True
         request_id = scope["request_id"] = request_id_from(request_id or None)
-        path: str = scope["path"]
-        api = path.startswith("/v1/")
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
+        if self._proxies is not None:
+            self._proxies.look_through(scope)
+        if self._stopping is not None:
+            send = _last(send)
         try:
-            self._check(scope, host, api=api)
+            ours = self._check(scope, host)
             if has_body:
-                receive = await _buffered(scope, receive)
-            if api and self._delivery.handles(scope["method"], path):
-                await self._delivery.application(scope, receive, watched)
+                receive = await self._buffered(scope, receive)
+            if ours:
+                await self._delivery.application(scope, receive, send)
             else:
-                await self._django(_for_wsgi(scope, request_id), receive, watched)
+                await self._django(_for_wsgi(scope, request_id), receive, send)
         except _Refused as refusal:
-            await _answer(send, refusal.code, request_id)
+            await _answer(send, refusal, request_id)
+        except _CallerGone:
+            log.info("caller gone", request_id=request_id, method=scope["method"])
         except Exception:
-            log.exception("unhandled", request_id=request_id, method=scope["method"], path=path)
-            if not started:
-                await _answer(send, "internal_error", request_id)
+            log.exception("unhandled", request_id=request_id, method=scope["method"], path=scope["path"])
+            # Refused by the server where an answer had begun; it then cuts the connection off.
+            await _answer(send, _Refused("internal_error"), request_id)
 
-    def _check(self, scope: Scope, host: bytes, *, api: bool) -> None:
-        if not scope["query_string"].isascii():
+    def _check(self, scope: Scope, host: bytes) -> bool:
+        """Whether delivery answers this request. Raises ``_Refused``."""
+        raw: bytes | None = scope.get("raw_path")
+        method: str = scope["method"]
+        query: bytes = scope["query_string"]
+        if host in self._known_hosts and (method, raw) in self._known_paths and query.isascii():
+            return True
+        if not query.isascii():
             raise _Refused("validation_error")
-        if not api:
+        path: str = scope["path"]
+        if not path.startswith("/v1/"):
             # Django checks the rest and answers people with a page.
-            return
-        if not is_canonical_path(scope.get("raw_path") or scope["path"]):
+            return False
+        if not is_canonical_path(raw or path):
             raise _Refused("malformed_path")
-        if host and host not in self._known_hosts:
-            if not self._host_is_allowed(host.decode("latin-1")):
-                raise _Refused("bad_host")
-            if len(self._known_hosts) < _KNOWN_HOSTS_KEPT:
-                self._known_hosts.add(host)
+        self._check_host(host)
+        ours = self._delivery.handles(method, path)
+        if ours and raw is not None and len(raw) <= _LONGEST_KNOWN_PATH:
+            if len(self._known_paths) >= _KNOWN_PATHS_KEPT:
+                self._known_paths.clear()
+            self._known_paths.add((method, raw))
+        return ours
+
+    def _check_host(self, host: bytes) -> None:
+        if not host or host in self._known_hosts:
+            return
+        if not self._host_is_allowed(host.decode("latin-1")):
+            raise _Refused("bad_host")
+        if len(self._known_hosts) < _KNOWN_HOSTS_KEPT:
+            self._known_hosts.add(host)
+
+    async def _buffered(self, scope: Scope, receive: Receive) -> Receive:
+        """Read the whole body now, so that a slow sender holds no thread, and refuse one that is too large.
+
+        Leaves a correct Content-Length in the scope: Django reads no body without it.
+        """
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                body = await _read(receive)
+        except TimeoutError as error:
+            # The contract has no 408.
+            raise _Refused("validation_error", "The body did not arrive in time.", unread=True) from error
+        headers = [
+            pair for pair in scope["headers"] if pair[0] not in (b"content-length", b"transfer-encoding")
+        ]
+        scope["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
+        handed_out = False
+
+        async def replay() -> Message:
+            nonlocal handed_out
+            if handed_out:
+                return await receive()
+            handed_out = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return replay
+
+    # Life -------------------------------------------------------------------------------------------
+
+    def stop(self) -> asyncio.Task[None]:
+        """The process is told to stop: callers are still answered, and told that it was for the last time.
+
+        Returns what runs the hooks; may be called again.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(_run_all(self._on_stop))
+        return self._stopping
+
+    async def _not_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                await send({"type": "lifespan.startup.complete"})
-            elif message["type"] == "lifespan.shutdown":
-                for hook in self._on_shutdown:
-                    hook()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+        await receive()
+        try:
+            for hook in self.on_startup:
+                await _run(hook)
+        except Exception as error:
+            log.exception("startup failed")
+            await send(
+                {"type": "lifespan.startup.failed", "message": f"Startup failed: {type(error).__name__}"}
+            )
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await _run_all(self._on_shutdown)
+        await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _buffered(scope: Scope, receive: Receive) -> Receive:
-    """Read the whole body now, so that a slow sender holds no thread, and refuse one that is too large.
+async def _run(hook: Hook) -> None:
+    done = hook()
+    if isawaitable(done):
+        await done
 
-    Leaves a correct Content-Length in the scope: Django reads no body without it.
-    """
+
+async def _run_all(hooks: Iterable[Hook]) -> None:
+    """Run every hook, also after one that fails: what can still be put in order is."""
+    for hook in hooks:
+        try:
+            await _run(hook)
+        except Exception:
+            log.exception("a hook failed while stopping")
+
+
+async def _read(receive: Receive) -> bytes:
+    """The whole body. Raises ``_Refused`` and ``_CallerGone``."""
     parts: list[bytes] = []
     size, more = 0, True
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            break
+            raise _CallerGone
         part = message.get("body", b"")
         size += len(part)
         more = message.get("more_body", False)
         if size > MAX_BODY_BYTES:
             if more:
                 await _drain(receive)
-            raise _Refused("payload_too_large")
+            raise _Refused("payload_too_large", unread=True)
         parts.append(part)
-    body = b"".join(parts)
-    headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-length", b"transfer-encoding")]
-    scope["headers"] = [*headers, (b"content-length", str(size).encode())]
-    handed_out = False
-
-    async def replay() -> Message:
-        nonlocal handed_out
-        if handed_out:
-            return await receive()
-        handed_out = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
+    return b"".join(parts)
 
 
 async def _drain(receive: Receive) -> None:
@@ -183,19 +275,34 @@ async def _drain(receive: Receive) -> None:
 def _for_wsgi(scope: Scope, request_id: str) -> Scope:
     """The scope for a WSGI application. There ``X_Y`` and ``X-Y`` are one header: only the latter is kept."""
     headers: Headers = [
-        pair for pair in scope["headers"] if b"_" not in pair[0] and pair[0] != b"x-request-id"
+        pair
+        for pair in scope["headers"]
+        if b"_" not in pair[0] and pair[0] not in _HEARSAY and not pair[0].startswith(b"x-forwarded-")
     ]
     headers.append((b"x-request-id", request_id.encode()))
     return {**scope, "headers": headers}
 
 
-async def _answer(send: Send, code: str, request_id: str) -> None:
-    status, body = envelope_bytes(code, request_id)
+def _last(send: Send) -> Send:
+    """Tell the caller that this is the last answer on its connection."""
+
+    async def saying_so(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
+        await send(message)
+
+    return saying_so
+
+
+async def _answer(send: Send, refusal: _Refused, request_id: str) -> None:
+    status, body = envelope_bytes(refusal.code, request_id, refusal.message)
     headers: Headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
         (b"x-request-id", request_id.encode()),
     ]
+    if refusal.unread:
+        headers.append(_CLOSE)
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,6 +1,6 @@
 """What has to be there before the first request: keyring, tables, presets, static files, a way to sign in.
 
-Every step may be repeated and may be interrupted anywhere.
+Every step may be repeated and may be interrupted anywhere. Static files need nothing of the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rotation.services.policies import install_all
 
 
 def prepare() -> None:
-    """Create or update the installation in ``KEYTURN_DATA``.
+    """Create or update keyring and database of the installation in ``KEYTURN_DATA``.
 
     Raises ``IntegrityError`` if the keyring is not the one that this database was written with.
     """
@@ -36,7 +36,6 @@ def prepare() -> None:
     now = clock.now()
     install_all(now=now)
     rewrap.check_canaries(now=now)
-    collect_static()
 
 
 def setup_link() -> Secret | None:

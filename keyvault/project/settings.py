@@ -17,6 +17,7 @@ from keyvault.project.broker import VISIBILITY_TIMEOUT
 from keyvault.project.databases import database_settings
 from keyvault.project.files import BASE_DIR, default_data_dir, ensure_private_dir, ensure_secret_key
 from keyvault.project.logs import configure_structlog, logging_settings
+from keyvault.project.proxies import parse_networks
 
 env = environ.Env()
 _env_file = Path(env.str("KEYTURN_ENV_FILE", str(BASE_DIR / ".env")))
@@ -42,8 +43,7 @@ KEYTURN_KEYRING_JSON = env.str("KEYTURN_KEYRING_JSON", "")
 # Behaviour
 KEYTURN_TICK = env.float("KEYTURN_TICK", 10)
 KEYTURN_EGRESS_ALLOW = frozenset(env.list("KEYTURN_EGRESS_ALLOW", default=[]))
-KEYTURN_TRUSTED_PROXIES = frozenset(env.list("KEYTURN_TRUSTED_PROXIES", default=[]))
-KEYTURN_WEB_THREADS = env.int("KEYTURN_WEB_THREADS", 8)
+KEYTURN_TRUSTED_PROXIES = parse_networks(env.list("KEYTURN_TRUSTED_PROXIES", default=[]))
 KEYTURN_HEARTBEAT_MAX_AGE = env.int("KEYTURN_HEARTBEAT_MAX_AGE", max(30, 3 * KEYTURN_TICK))
 KEYTURN_API_RATE = env.str("KEYTURN_API_RATE", "600/min")  # of one user token, in the management API
 # How many keys one process keeps in memory (sealed, about 3 KiB each with its grants and tokens).
@@ -57,6 +57,15 @@ KEYTURN_RATE_LIMIT_URL = env.str("KEYTURN_RATE_LIMIT_URL", "")  # where several 
 KEYTURN_RATE_FILE = Path(env.str("KEYTURN_RATE_FILE", "") or KEYTURN_DATA / "limits.cells").expanduser()
 KEYTURN_RATE_CELLS = env.int("KEYTURN_RATE_CELLS", 262_144)  # most subjects a minute that one host counts
 KEYTURN_LOG_LEVEL = env.str("KEYTURN_LOG_LEVEL", "INFO").upper()
+
+# The server (server.py): seconds, connections of one web process, MiB
+KEYTURN_WEB_THREADS = env.int("KEYTURN_WEB_THREADS", 8)
+KEYTURN_MAX_CONNECTIONS = env.int("KEYTURN_MAX_CONNECTIONS", 8192)
+KEYTURN_HEADER_TIMEOUT = env.float("KEYTURN_HEADER_TIMEOUT", 10)
+KEYTURN_BODY_TIMEOUT = env.float("KEYTURN_BODY_TIMEOUT", 10)
+KEYTURN_WORKER_LIFETIME = env.int("KEYTURN_WORKER_LIFETIME", 0)
+KEYTURN_WORKER_MAX_RSS = env.int("KEYTURN_WORKER_MAX_RSS", 1024)
+
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", "")
 CELERY_VISIBILITY_TIMEOUT = env.int("CELERY_VISIBILITY_TIMEOUT", VISIBILITY_TIMEOUT)
 
@@ -181,9 +190,6 @@ SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = False
 X_FRAME_OPTIONS = "DENY"
-if KEYTURN_TRUSTED_PROXIES:
-    # The proxy ends TLS and must set this header itself, on every request.
-    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 # A browser takes a __Host- cookie over https only.
 _cookie = "__Host-keyturn-" if _https else "keyturn-"
@@ -217,7 +223,7 @@ ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = True
 ACCOUNT_SESSION_REMEMBER = False
 ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
 ACCOUNT_PREVENT_ENUMERATION = True
-ALLAUTH_TRUSTED_PROXY_COUNT = 1 if KEYTURN_TRUSTED_PROXIES else 0
+ALLAUTH_TRUSTED_PROXY_COUNT = 0  # proxies.py has looked already: REMOTE_ADDR is the caller
 EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 
 # The management API

@@ -7,15 +7,14 @@ so that nothing is left behind at ``kill -9`` of any of them.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,7 +24,9 @@ Role = Literal["web", "worker"]
 
 ROLES: Final[tuple[Role, ...]] = ("web", "worker")
 LOOK_EVERY: Final = 0.2  # seconds
-STOP_WITHIN: Final = 20.0  # seconds, then SIGKILL
+# Seconds, then SIGKILL: longer than the web process may take for its own (KILL_AFTER in server.py), and than
+# the worker needs to end the task that it is at.
+STOP_WITHIN: Final = 40.0
 HEALTHY_AFTER: Final = 30.0  # seconds of life that forgive earlier failures
 LONGEST_BACK_OFF: Final = 30.0  # seconds
 
@@ -92,7 +93,7 @@ class Supervisor:
         self._options = options
         self._port = choose_port(options.host, options.port)
         self._url = local_url(options.host, self._port)
-        self._children = [Child(role) for role in ROLES]
+        self._children = [Child(role) for role in ROLES]  # the web process first: it prepares
         self._wake = threading.Event()
         self._stopping = False
         self._announced = False
@@ -101,17 +102,37 @@ class Supervisor:
         """Prepare the installation, serve until SIGTERM or SIGINT, and return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        prepared = subprocess.run(self._command("prepare"), env=self._environment(), check=False)
-        if prepared.returncode != 0:
-            return prepared.returncode if prepared.returncode > 0 else 1
         try:
-            while not self._stopping:
+            code = self._start_prepared(self._children[0])
+            while code is None and not self._stopping:
                 self._look_after(time.monotonic())
                 self._announce()
                 self._wake.wait(LOOK_EVERY)
         finally:
             self._end_all()
-        return 0
+        return code or 0
+
+    def _start_prepared(self, web: Child) -> int | None:
+        """Start the web process, which prepares the installation first; wait for that.
+
+        Returns the exit code of a process that could not.
+        """
+        ours, theirs = os.pipe()
+        try:
+            self._start(web, KEYTURN_PREPARED_FD=str(theirs), pass_fds=(theirs,))
+        finally:
+            os.close(theirs)
+        with os.fdopen(ours, "rb", buffering=0) as told:
+            while not self._stopping:
+                if select.select([told], [], [], LOOK_EVERY)[0]:
+                    return None if told.read(1) else self._gave_up(web)
+        return None
+
+    @staticmethod
+    def _gave_up(child: Child) -> int:
+        assert child.process is not None
+        code = child.process.wait()
+        return code if code > 0 else 1
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
@@ -124,20 +145,34 @@ class Supervisor:
                 pause = back_off(child.failures)
                 _say(f"The {child.role} process ended ({code}); starting it again in {pause:.1f} s.")
             if child.process is None and now >= child.not_before:
-                child.process = subprocess.Popen(
-                    self._command(child.role), env=self._environment(), start_new_session=True
-                )
-                child.started_at = now
+                self._start(child)
+
+    def _start(self, child: Child, *, pass_fds: Sequence[int] = (), **environment: str) -> None:
+        child.process = subprocess.Popen(
+            [sys.executable, "-m", "keyvault.project.children", child.role],
+            env={**self._environment(), **environment},
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+        child.started_at = time.monotonic()
 
     def _announce(self) -> None:
         if self._announced:
             return
+        # Not above: the start of everything else does not wait for this import.
+        from http.client import HTTPConnection, HTTPException
+
+        name, _, port = self._url.removeprefix("http://").rpartition(":")
+        connection = HTTPConnection(name, int(port), timeout=0.5)
         try:
-            # Our own address, http, without a path that anybody else chose.
-            with urllib.request.urlopen(f"{self._url}/livez", timeout=0.5):  # noqa: S310
-                self._announced = True
-        except (urllib.error.URLError, OSError):
+            connection.request("GET", "/livez")
+            # Any answer will do: with ALLOWED_HOSTS set, this address may be one that is refused.
+            connection.getresponse()
+        except (OSError, HTTPException):
             return
+        finally:
+            connection.close()
+        self._announced = True
         _say(f"Keyturn answers at {self._url}")
 
     def _end_all(self) -> None:
@@ -151,9 +186,6 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-    def _command(self, role: str) -> list[str]:
-        return [sys.executable, "-m", "keyvault.project.children", role]
 
     def _environment(self) -> dict[str, str]:
         data = {} if self._options.data is None else {"KEYTURN_DATA": str(self._options.data.absolute())}

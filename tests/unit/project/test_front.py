@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from keyvault.errors import MAX_BODY_BYTES
 from keyvault.project.front import Front, Message, Receive, Scope, Send
+from keyvault.project.proxies import Proxies, parse_networks
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -31,47 +33,52 @@ class Exchange:
         return str(json.loads(self.body)["error"]["code"])
 
 
-class FakeDelivery:
-    def __init__(self, exchange: Exchange, *, fails: bool) -> None:
-        self.exchange, self.fails = exchange, fails
+class Bench:
+    """A front with recording applications behind it."""
+
+    def __init__(self, *, fails: bool = False, **options: Any) -> None:
+        self.fails = fails
+        self.exchange = Exchange()
+        self.front = Front(self, self.django, lambda host: host == "good", **options)
 
     def handles(self, method: str, path: str) -> bool:
-        return path.startswith("/v1/keys/")
+        return path.startswith("/v1/keys/") and method != "PUT"
 
     async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.fails:
             raise RuntimeError("broken")
-        await _record(self.exchange, "delivery", scope, receive, send)
+        await self._record("delivery", scope, receive, send)
 
+    async def django(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._record("django", scope, receive, send)
 
-async def _record(exchange: Exchange, name: str, scope: Scope, receive: Receive, send: Send) -> None:
-    exchange.taken_by, exchange.scope = name, scope
-    exchange.received = (await receive()).get("body", b"")
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"{}"})
+    async def _record(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        self.exchange.taken_by, self.exchange.scope = name, scope
+        self.exchange.received = (await receive()).get("body", b"")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
 
-
-def ask(
-    path: str,
-    *,
-    method: str = "GET",
-    raw: bytes | None = None,
-    query: bytes = b"",
-    headers: Pairs | None = None,
-    chunks: list[bytes] | None = None,
-    fails: bool = False,
-) -> Exchange:
-    exchange = Exchange()
-
-    async def django(scope: Scope, receive: Receive, send: Send) -> None:
-        await _record(exchange, "django", scope, receive, send)
-
-    async def exchange_once() -> None:
-        left = list(chunks or [b""])
+    async def exchange_once(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        raw: bytes | None = None,
+        query: bytes = b"",
+        headers: Pairs | None = None,
+        chunks: Sequence[bytes] = (b"",),
+        then: str = "end",
+    ) -> Exchange:
+        """One request. What comes after the chunks: the ``end``, ``silence``, or the caller is ``gone``."""
+        exchange = self.exchange = Exchange()
+        left = list(chunks)
 
         async def receive() -> Message:
-            body = left.pop(0)
-            return {"type": "http.request", "body": body, "more_body": bool(left)}
+            if left:
+                return {"type": "http.request", "body": left.pop(0), "more_body": bool(left) or then != "end"}
+            if then == "silence":
+                await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -87,13 +94,18 @@ def ask(
             "raw_path": path.encode() if raw is None else raw,
             "query_string": query,
             "headers": headers or [],
+            "client": ("10.0.0.1", 4711),
+            "scheme": "http",
         }
-        await Front(FakeDelivery(exchange, fails=fails), django, lambda host: host == "good")(
-            scope, receive, send
-        )
+        await self.front(scope, receive, send)
+        return exchange
 
-    asyncio.run(exchange_once())
-    return exchange
+    def ask(self, path: str, **request: Any) -> Exchange:
+        return asyncio.run(self.exchange_once(path, **request))
+
+
+def ask(path: str, **request: Any) -> Exchange:
+    return Bench().ask(path, **request)
 
 
 def test_delivery_paths_never_reach_django() -> None:
@@ -156,31 +168,138 @@ def test_django_gets_exactly_one_request_id_and_no_headers_with_underscores() ->
 
 
 def test_a_crash_below_is_an_envelope_with_the_request_id() -> None:
-    answer = ask("/v1/keys/a/dev/", headers=[(b"x-request-id", b"abcd-1234")], fails=True)
+    answer = Bench(fails=True).ask("/v1/keys/a/dev/", headers=[(b"x-request-id", b"abcd-1234")])
     assert (answer.status, answer.code) == (500, "internal_error")
     assert answer.headers["x-request-id"] == "abcd-1234"
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_lifespan_runs_the_shutdown_hooks() -> None:
+def test_what_passed_once_does_not_open_the_way_for_anything_else() -> None:
+    bench, good = Bench(), [(b"host", b"good")]
+    path = "/v1/keys/a/dev/"
+    for _ in range(2):
+        assert bench.ask(path, headers=good).taken_by == "delivery"
+    assert bench.ask(path, headers=[(b"host", b"evil")]).code == "bad_host"
+    assert bench.ask(path, headers=good, query=b"\xff").code == "validation_error"
+    assert bench.ask(path, headers=good, method="PUT").taken_by == "django"
+    assert bench.ask(path, headers=good, raw=b"/v1/keys/%61/dev/").code == "malformed_path"
+
+
+def test_paths_without_number_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyvault.project.front._KNOWN_PATHS_KEPT", 10)
+    bench = Bench()
+    for number in range(25):
+        assert bench.ask(f"/v1/keys/service-{number}/dev/").taken_by == "delivery"
+    assert bench.ask(f"/v1/keys/{'long' * 100}/dev/").taken_by == "delivery"
+    assert len(bench.front._known_paths) == 5
+
+
+def test_two_hosts_are_none() -> None:
+    assert ask("/v1/keys/a/dev/", headers=[(b"host", b"good"), (b"host", b"good")]).code == "bad_host"
+
+
+def test_a_body_that_takes_too_long_is_given_up() -> None:
+    answer = Bench(body_seconds=0.01).ask(
+        "/v1/keys/a/dev/", method="POST", headers=[(b"content-length", b"9")], chunks=[b"12"], then="silence"
+    )
+    assert (answer.status, answer.code, answer.taken_by) == (400, "validation_error", "")
+    assert answer.headers["connection"] == "close"
+
+
+def test_a_body_that_breaks_off_is_not_acted_upon() -> None:
+    answer = ask(
+        "/v1/teams/", method="POST", headers=[(b"content-length", b"9")], chunks=[b"12"], then="gone"
+    )
+    assert (answer.status, answer.taken_by) == (0, "")
+
+
+def test_what_proxies_say_reaches_delivery_and_django_as_the_caller_and_not_as_headers() -> None:
+    said: Pairs = [
+        (b"x-forwarded-for", b"127.0.0.1, 198.51.100.1"),
+        (b"x-forwarded-proto", b"https"),
+        (b"x-forwarded-host", b"evil"),
+        (b"forwarded", b"for=127.0.0.1"),
+        (b"x-real-ip", b"127.0.0.1"),
+    ]
+    behind = Bench(proxies=Proxies(parse_networks(["10.0.0.0/8"])))
+    for path in ("/v1/keys/a/dev/", "/v1/teams/"):
+        scope = behind.ask(path, headers=said).scope
+        assert (scope["client"], scope["scheme"]) == (("198.51.100.1", 0), "https")
+        scope = ask(path, headers=said).scope
+        assert (scope["client"], scope["scheme"]) == (("10.0.0.1", 4711), "http")
+    for bench in (behind, Bench()):
+        assert [name for name, _ in bench.ask("/", headers=said).scope["headers"]] == [b"x-request-id"]
+
+
+def test_after_the_word_to_stop_every_answer_is_the_last_on_its_connection() -> None:
+    async def scenario() -> tuple[Exchange, Exchange]:
+        bench = Bench()
+        before = await bench.exchange_once("/v1/keys/a/dev/")
+        bench.front.stop()
+        return before, await bench.exchange_once("/")
+
+    before, after = asyncio.run(scenario())
+    assert "connection" not in before.headers
+    assert (after.status, after.headers["connection"]) == (200, "close")
+
+
+async def _live(front: Front, ran: list[str]) -> None:
+    """One life of the process, noted in ``ran``."""
+    events = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> Message:
+        ran.append(next(events))
+        return {"type": ran[-1]}
+
+    async def send(message: Message) -> None:
+        ran.append(message["type"])
+
+    await front({"type": "lifespan"}, receive, send)
+
+
+def test_a_life_runs_its_hooks_in_their_order() -> None:
     ran: list[str] = []
-    sent: list[str] = []
 
-    async def scenario() -> None:
-        events = iter(["lifespan.startup", "lifespan.shutdown"])
+    async def later(name: str) -> None:
+        ran.append(name)
 
-        async def receive() -> Message:
-            return {"type": next(events)}
+    def fail() -> None:
+        raise RuntimeError("broken")
 
-        async def send(message: Message) -> None:
-            sent.append(message["type"])
+    front = Bench(
+        on_startup=[lambda: later("start")],
+        on_stop=[fail, lambda: later("stop")],
+        on_shutdown=[fail, lambda: ran.append("close")],
+    ).front
+    asyncio.run(_live(front, ran))
+    assert ran == [
+        "lifespan.startup",
+        "start",
+        "lifespan.startup.complete",
+        "lifespan.shutdown",
+        "stop",
+        "close",
+        "lifespan.shutdown.complete",
+    ]
 
-        async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-            raise AssertionError("no request was made")
 
-        front = Front(FakeDelivery(Exchange(), fails=True), nothing, bool, [lambda: ran.append("closed")])
-        await front({"type": "lifespan"}, receive, send)
+def test_who_was_told_to_stop_is_not_told_again_at_the_end() -> None:
+    ran: list[str] = []
 
-    asyncio.run(scenario())
-    assert ran == ["closed"]
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    async def scenario(front: Front) -> None:
+        await front.stop()
+        await front.stop()
+        await _live(front, ran)
+
+    asyncio.run(scenario(Bench(on_stop=[lambda: ran.append("stop")]).front))
+    assert ran.count("stop") == 1
+
+
+def test_a_start_that_fails_is_told_to_the_server() -> None:
+    ran: list[str] = []
+
+    async def fail() -> None:
+        raise RuntimeError("broken")
+
+    asyncio.run(_live(Bench(on_startup=[fail]).front, ran))
+    assert ran == ["lifespan.startup", "lifespan.startup.failed"]
