@@ -120,6 +120,8 @@ def authenticate(view: View, request: Request, claims: Claims, *, access_tokens:
     if request.credential is None:
         raise KeyturnError("missing_api_key", "Missing API key.")
     presented = request.credential.secret.expose()
+    if request.credential.kind == "unknown":
+        raise invalid_api_key(presented)
     if request.credential.kind == "token":
         return _by_token(view, presented, request.peer)
     caller = _by_access_token(view, presented, claims, request.peer)

@@ -10,7 +10,7 @@ from typing import Literal
 from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError
 
-Kind = Literal["token", "access_token"]
+Kind = Literal["token", "access_token", "unknown"]
 
 _SCHEMES: dict[str, Kind] = {"bearer": "token", "token": "token", "accesstoken": "access_token"}
 _PLACEHOLDER = re.compile(r"(?i)your|example|placeholder|changeme|api[_ -]?key|xxx|<.*>|\$\{.*\}")
@@ -18,7 +18,7 @@ _PLACEHOLDER = re.compile(r"(?i)your|example|placeholder|changeme|api[_ -]?key|x
 
 @dataclass(slots=True, eq=False)
 class Credential:
-    """What the caller presented: a consumer or user token, or an access token."""
+    """What the caller presented: a token, an access token, or something that is neither."""
 
     kind: Kind
     secret: Secret
@@ -66,4 +66,4 @@ def _from_authorization(value: str) -> Credential | None:
     if not value.strip():
         return None
     # Another scheme, or none: it counts as a credential, and cannot be a valid one.
-    return Credential("token", Secret(value))
+    return Credential("unknown", Secret(value))

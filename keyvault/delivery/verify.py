@@ -156,6 +156,8 @@ async def forward_auth(plane: Plane, request: Request) -> Answer:
 def _admit(view: View, request: Request, tally: Tally) -> Decided:
     if request.credential is None:
         raise KeyturnError("missing_api_key", "Missing API key.")
+    if request.credential.kind != "token":
+        raise invalid_api_key()
     presented = _find(view, request.credential.secret.expose())
     if presented is None or not _is_meant(presented.key, request):
         raise invalid_api_key()

@@ -111,6 +111,9 @@ class TestCredentials:
     def test_b09_another_scheme(self, world: World, scheme: str) -> None:
         refused(anonymous(world, ("Authorization", f"{scheme} {world.token}")), 401, "invalid_api_key")
 
+    def test_b09_no_scheme(self, world: World) -> None:
+        refused(anonymous(world, ("Authorization", world.token)), 401, "invalid_api_key")
+
     def test_b10_a_very_long_header(self, world: World) -> None:
         reply = anonymous(world, ("Authorization", "Bearer " + "a" * 64_000))
         assert reply.status in (401, 431)
