@@ -7,6 +7,7 @@ from datetime import datetime
 
 from django.db import transaction
 
+from keyvault.crypto.tokens import TokenKind, mint
 from keyvault.models import Consumer, ConsumerToken, Delivery, Key, KeyVersion, Verification
 from keyvault.services import usage
 from keyvault.services.usage import LineInput, ReportInput
@@ -69,7 +70,8 @@ class Traffic:
 
 
 def traffic(furniture: Furniture) -> Traffic:
-    key = furniture.key()
+    """A key that we issued ourselves, so that it can be verified, and its reader."""
+    key = furniture.key(secret=mint(TokenKind.ISSUED, "prod"))
     assert key.current is not None
     return Traffic(key, key.current, furniture.reader()[0])
 

@@ -10,9 +10,21 @@ from django.test import Client
 
 from keyvault import audit
 from keyvault.console.activity import _SENTENCES
-from keyvault.models import AuditEvent, Consumer, ConsumerToken, Grant, Heartbeat, Key, Service, User
+from keyvault.crypto.tokens import TokenKind, mint
+from keyvault.models import (
+    AuditEvent,
+    Consumer,
+    ConsumerToken,
+    Grant,
+    Heartbeat,
+    Key,
+    Service,
+    User,
+    Verification,
+)
 from keyvault.setup import create_setup_token
 from rotation.models import KeySchedule, Rotation
+from tests.browser.furniture import plain_key
 from tests.integration.console import SECRET, House, build, client_of, confirm_password, deliver
 
 pytestmark = pytest.mark.django_db
@@ -85,6 +97,24 @@ def test_the_key_page_tells_who_read_which_version(house: House, settings: objec
     version = house.prod.current
     assert version is not None
     assert version.short_fingerprint in page
+
+
+def test_the_key_page_tells_who_verified_which_version(house: House) -> None:
+    secret = mint(TokenKind.ISSUED, "dev").expose()
+    key = plain_key(house.service, "dev", secret, now=house.now - timedelta(days=3))
+    page = "/keys/background-removal/dev/"
+    assert "Who verified it" not in text_of(client_of("lena"), page)
+    assert text_of(client_of("lena"), "/matrix/").count("not used lately") == 2
+    for code, times in (("valid", 41), ("expired", 1)):
+        Verification.objects.create(
+            at=house.now - timedelta(hours=2), version=key.versions.get(), code=code, count=times
+        )
+    shown = text_of(client_of("lena"), page)
+    rows = re.findall(
+        r"<th scope=\"row\">forward-auth</th><td>v1</td><td class=\"mono\">(\w+)</td>.*?(\d+)<", shown
+    )
+    assert sorted(rows) == [("expired", "1"), ("valid", "41")]
+    assert text_of(client_of("lena"), "/matrix/").count("not used lately") == 1
 
 
 def test_snippets_carry_the_real_address_and_no_token(house: House, settings: object) -> None:
