@@ -113,13 +113,20 @@ def _sqlite() -> list[str]:
             events += [("INSERT", "NEW", ""), ("DELETE", "OLD", "")]
         for event, row, when in events:
             of_parent = f"{row}.{watch.parent}" if watch.parent else "NULL"
+            left = ""
+            if event == "UPDATE" and watch.parent:
+                # What moves to another parent is told of the one that it left as well.
+                left = f"""
+                  INSERT INTO keyvault_change (seq, kind, ref, parent)
+                    SELECT seq, '{watch.kind}', OLD.{watch.ref}, OLD.{watch.parent} FROM keyvault_changecounter
+                    WHERE OLD.{watch.parent} <> NEW.{watch.parent};"""
             statements.append(f"""
                 CREATE TRIGGER {table}_noted_{event.lower()} AFTER {event} ON {table} FOR EACH ROW {when}
                 BEGIN
                   INSERT INTO keyvault_changecounter (id, seq, floor) VALUES (1, 1, 0)
                     ON CONFLICT (id) DO UPDATE SET seq = seq + 1;
                   INSERT INTO keyvault_change (seq, kind, ref, parent)
-                    SELECT seq, '{watch.kind}', {row}.{watch.ref}, {of_parent} FROM keyvault_changecounter;
+                    SELECT seq, '{watch.kind}', {row}.{watch.ref}, {of_parent} FROM keyvault_changecounter;{left}
                 END""")
     return statements
 
@@ -145,13 +152,20 @@ def _postgresql() -> list[str]:
     for table, watch in WATCHED.items():
         ref = f"COALESCE(NEW.{watch.ref}, OLD.{watch.ref})"
         parent = f"COALESCE(NEW.{watch.parent}, OLD.{watch.parent})" if watch.parent else "NULL"
+        left = ""
+        if watch.parent:
+            # What moves to another parent is told of the one that it left as well.
+            left = f"""
+              IF TG_OP = 'UPDATE' AND OLD.{watch.parent} <> NEW.{watch.parent} THEN
+                PERFORM keyturn_note_change('{watch.kind}', {ref}, OLD.{watch.parent});
+              END IF;"""
         events = [("UPDATE", f"WHEN ({watch.counts('IS DISTINCT FROM')})")]
         if table not in ONLY_UPDATES:
             events.append(("INSERT OR DELETE", ""))
         statements.append(f"""
             CREATE FUNCTION {table}_noted() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN
-              PERFORM keyturn_note_change('{watch.kind}', {ref}, {parent});
+              PERFORM keyturn_note_change('{watch.kind}', {ref}, {parent});{left}
               RETURN NULL;
             END $$""")
         for event, when in events:
