@@ -5,13 +5,14 @@ from __future__ import annotations
 from celery import shared_task
 
 from keyvault import clock
-from keyvault.services import replies, usage
+from keyvault.services import changes, replies, usage
 
 
 @shared_task(name="keyvault.tasks.roll_up")
 def roll_up() -> int:
-    """Fold deliveries and verifications; returns how many. Forgets old replies too."""
+    """Fold deliveries and verifications; returns how many. Forgets old replies and changes too."""
     now = clock.now()
     replies.forget_expired(now=now)
     usage.forget_windows(now)
+    changes.prune()
     return usage.roll_up()
