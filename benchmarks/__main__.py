@@ -78,9 +78,9 @@ def figures_block(run: Run, shape: dict[str, str], command: str, *, profile: boo
         for name, held in run.memory.items()
     ]
     parts = [
-        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}. Medians of {run.scale.rounds} rounds of "
-        f"{run.scale.seconds} s for each case; {placed}.",
-        report.goals_table(lines),
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}. Medians; rounds: {run.scale.rounds}, "
+        f"{run.scale.seconds} s for each case in each; {placed}.",
+        report.goals_table(lines) if lines else "",
         report.cases_table(run.cases, run.results, profile=profile),
         "\n".join(["Memory after the rounds:", "", *memory]) if memory else "",
         "\n".join(["Measured on:", "", *machine.lines(shape)]),

@@ -20,6 +20,9 @@ class Measured(Protocol):
     @property
     def p99(self) -> float: ...
 
+    @property
+    def cpu(self) -> float: ...
+
 
 Rounds = Mapping[str, Sequence[Measured]]
 
@@ -107,6 +110,10 @@ def p99(one: Measured) -> float:
     return one.p99
 
 
+def cpu(one: Measured) -> float:
+    return one.cpu
+
+
 @dataclass(frozen=True)
 class Beside:
     """What is measured beside the rounds. Seconds, milliseconds and bytes; empty: not measured."""
@@ -129,6 +136,7 @@ def table(rounds: Rounds, beside: Beside) -> list[Line]:
             1 / 8,
             False,
         ),
+        Line("CPU of delivery and PostgreSQL / of OpenBao, 64", ratio(rounds, "delivery-64", "kv-64", cpu)),
         Line("delivery / OpenBao KV v2 read, 8 connections", ratio(rounds, "delivery-8", "kv-8"), 6),
         Line(
             "p50 of delivery / of OpenBao, 1 connection", ratio(rounds, "delivery-1", "kv-1", p50), 0.6, False

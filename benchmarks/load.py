@@ -35,6 +35,11 @@ def encode(patterns: Iterable[Pattern]) -> bytes:
     )
 
 
+def distinct(patterns: Iterable[Pattern]) -> int:
+    """How many different requests these are."""
+    return sum(max(1, one.last - one.first + 1) for one in patterns)
+
+
 def decode(content: bytes) -> list[Pattern]:
     patterns = []
     for record in content.split(_RECORD)[:-1]:
@@ -115,10 +120,13 @@ class Loader:
         said = subprocess.run([self._wrk, "--version"], capture_output=True, text=True, check=False)
         return "wrk " + said.stdout.split()[1].removeprefix("debian/").partition("-")[0]
 
-    def run(self, port: int, workload: Path, connections: int, seconds: int) -> Sample:
-        """Load 127.0.0.1 for so many seconds. Raises ``Failed``."""
+    def run(
+        self, port: int, workload: Path, connections: int, seconds: int, *, place: int | None = None
+    ) -> Sample:
+        """Load 127.0.0.1 for so many seconds, at random, or in order from ``place`` on. Raises ``Failed``."""
         name = "loader"
-        process = self._processes.start(name, self._command(port, workload, connections, seconds), talk=True)
+        command = self._command(port, workload, connections, seconds)
+        process = self._processes.start(name, command if place is None else [*command, str(place)], talk=True)
         try:
             printed, _ = process.communicate(timeout=seconds + _SLACK)
             if process.returncode != 0:

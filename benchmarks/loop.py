@@ -1,4 +1,4 @@
-"""The load where wrk is missing: ``python -m benchmarks.loop PORT WORKLOAD CONNECTIONS SECONDS``.
+"""The load where wrk is missing: ``python -m benchmarks.loop PORT WORKLOAD CONNECTIONS SECONDS [PLACE]``.
 
 One event loop with raw sockets. It prints what load.lua prints.
 """
@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import cast
 
@@ -88,23 +89,36 @@ def content_length(head: bytes) -> int:
     return int(lowered[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
 
 
-def chooser(patterns: list[Pattern]) -> Callable[[], bytes]:
+def at_random(patterns: list[Pattern]) -> Callable[[], bytes]:
     pick, number = random.choice, random.randint
 
     def choose() -> bytes:
         one = pick(patterns)
-        return (
-            one.before
-            if one.last < one.first
-            else b"%b%d%b" % (one.before, number(one.first, one.last), one.after)
-        )
+        return filled(one, number(one.first, one.last)) if one.first <= one.last else one.before
 
     return choose
 
 
-async def load(port: int, patterns: list[Pattern], connections: int, seconds: float) -> str:
+def in_order(patterns: list[Pattern], place: int) -> Callable[[], bytes]:
+    """One after the other, from ``place`` on, and again from the start."""
+    places = count(place)
+
+    def choose() -> bytes:
+        turn, index = divmod(next(places), len(patterns))
+        one = patterns[index]
+        if one.first > one.last:
+            return one.before
+        return filled(one, one.first + turn % (one.last - one.first + 1))
+
+    return choose
+
+
+def filled(one: Pattern, number: int) -> bytes:
+    return b"%b%d%b" % (one.before, number, one.after)
+
+
+async def load(port: int, choose: Callable[[], bytes], connections: int, seconds: float) -> str:
     tally = Tally()
-    choose = chooser(patterns)
     running = asyncio.get_running_loop()
     callers = [Caller(choose, tally) for _ in range(connections)]
     started = time.perf_counter()
@@ -118,9 +132,10 @@ async def load(port: int, patterns: list[Pattern], connections: int, seconds: fl
 
 
 def main(arguments: list[str]) -> int:
-    port, workload, connections, seconds = arguments
-    told = asyncio.run(load(int(port), decode(Path(workload).read_bytes()), int(connections), float(seconds)))
-    print(told)
+    port, workload, connections, seconds, *place = arguments
+    patterns = decode(Path(workload).read_bytes())
+    choose = in_order(patterns, int(place[0])) if place else at_random(patterns)
+    print(asyncio.run(load(int(port), choose, int(connections), float(seconds))))
     return 0
 
 

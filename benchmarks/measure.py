@@ -7,12 +7,17 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.load import Loader, Sample
 from benchmarks.postgres import PostgreSQL
 from benchmarks.processes import Cpu, Failed, Processes, cpu_of
 
+Done = TypeVar("Done")
+
+LONGEST_WARM_UP = 40  # times its seconds
 KEPT_UP = 0.9  # share of the wanted commits that a writer must reach
 
 
@@ -73,6 +78,7 @@ class Case:
     database: str = ""
     change: Change | None = None
     delivers: bool = False
+    distinct: int = 0  # different requests that are all asked once before the rounds; 0: too many for that
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,11 @@ class Figures:
     @property
     def p99(self) -> float:
         return self.sample.p99
+
+    @property
+    def cpu(self) -> float:
+        """Of everybody who works for a request."""
+        return self.micros(self.server.total + self.database.total)
 
     def micros(self, seconds: float) -> float:
         return seconds / self.sample.requests * 1e6
@@ -132,6 +143,7 @@ class Bench:
         self._loader = loader
         self.writer: Writer | None = None
         self.answered: dict[str, int] = {}  # requests by case, the warm-up included
+        self._warm: set[Path] = set()  # workloads
         self._say = say
         self._profile = profile
 
@@ -143,23 +155,39 @@ class Bench:
         A case that fails is noted and left out from then on; the others go on.
         """
         for case in cases:
-            self._try(case, results, warm_up, keep=False)
+            self._attempt(case, results, partial(self._warm_up, case, warm_up))
         for number in range(1, rounds + 1):
             self._say(f"round {number} of {rounds}")
             for case in cases:
-                self._try(case, results, seconds, keep=True)
+                figures = self._attempt(case, results, partial(self._measure, case, seconds))
+                if figures is not None:
+                    results.add(case, figures)
 
-    def _try(self, case: Case, results: Results, seconds: int, *, keep: bool) -> None:
+    def _attempt(self, case: Case, results: Results, work: Callable[[], Done]) -> Done | None:
         if case.name in results.failures:
-            return
+            return None
         try:
-            figures = self._measure(case, seconds)
+            return work()
         except Failed as error:
             results.fail(case, str(error))
             self._say(f"FAILED: {case.name}: {error}")
-            return
-        if keep:
-            results.add(case, figures)
+            return None
+
+    def _warm_up(self, case: Case, seconds: int) -> None:
+        """Ask for everything once where that can be done, then as in a round."""
+        if case.workload not in self._warm:
+            asked, turns = 0, 0
+            while asked < case.distinct:
+                sample = self._loader.run(case.port, case.workload, case.connections, seconds, place=asked)
+                self._count(case, sample)
+                asked, turns = asked + sample.requests, turns + 1
+                if turns == LONGEST_WARM_UP:
+                    raise Failed(f"after {turns * seconds} s only {asked} of {case.distinct} were asked for")
+            self._warm.add(case.workload)
+        self._measure(case, seconds)
+
+    def _count(self, case: Case, sample: Sample) -> None:
+        self.answered[case.name] = self.answered.get(case.name, 0) + sample.requests
 
     def _measure(self, case: Case, seconds: int) -> Figures:
         before = self._spent(case)
@@ -167,7 +195,7 @@ class Bench:
         with self._changes(case):
             sample = self._loader.run(case.port, case.workload, case.connections, seconds)
         after = self._spent(case)
-        self.answered[case.name] = self.answered.get(case.name, 0) + sample.requests
+        self._count(case, sample)
         return Figures(
             sample,
             after[0] - before[0],

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.keyturn import Installation, Size, answers, ask, bare_environment, path_of
-from benchmarks.load import Pattern, encode, get, post
+from benchmarks.load import Pattern, distinct, encode, get, post
 from benchmarks.measure import Case, Writer
 from benchmarks.openbao import OpenBao
 from benchmarks.plans import Plan, Scale
 from benchmarks.postgres import PostgreSQL
 from benchmarks.processes import Cores, Failed, Memory, Processes, free_port, memory_of, running_on, wait_for
 
+UNBOUNDED = ("large-any",)  # targets of which a cache holds a part
 CHECKED = 20  # answers looked at one by one
 
 
@@ -129,6 +130,7 @@ class Scene:
             database=target.database,
             change=plan.change,
             delivers=target.delivers,
+            distinct=distinct(target.patterns) if plan.target not in UNBOUNDED else 0,
         )
 
     def _target(self, name: str) -> Target:

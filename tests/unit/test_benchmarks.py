@@ -11,8 +11,8 @@ import pytest
 from benchmarks import plans
 from benchmarks.__main__ import arguments, command_of, scale_of
 from benchmarks.goals import Beside, Line, Spread, number, p99, ratio, table
-from benchmarks.load import Pattern, Sample, decode, encode, get, parse, post
-from benchmarks.loop import ERRORS, Tally, chooser, content_length
+from benchmarks.load import Pattern, Sample, decode, distinct, encode, get, parse, post
+from benchmarks.loop import ERRORS, Tally, at_random, content_length, in_order
 from benchmarks.measure import Case, Figures, Results
 from benchmarks.processes import Cpu, Failed
 from benchmarks.profiling import Hot, hottest
@@ -33,6 +33,7 @@ class Round:
     per_second: float
     p50: float = 1.0
     p99: float = 1.0
+    cpu: float = 1.0
 
 
 def rounds_of(**numbers: list[float]) -> dict[str, list[Round]]:
@@ -52,14 +53,30 @@ def test_a_workload_file_gives_back_its_requests() -> None:
 
 
 def test_a_number_takes_the_place_of_the_mark() -> None:
-    choose = chooser([get(8000, "/v1/keys/bench-#/dev/", header="X-API-Key: t", last=2)])
+    choose = at_random([get(8000, "/v1/keys/bench-#/dev/", header="X-API-Key: t", last=2)])
     lines = {choose().split(b"\r\n")[0] for _ in range(200)}
     assert lines == {b"GET /v1/keys/bench-%d/dev/ HTTP/1.1" % one for one in range(3)}
 
 
 def test_a_request_without_a_mark_is_sent_as_it_stands() -> None:
     asked = get(8000, "/livez")
-    assert chooser([asked])() == b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n"
+    assert at_random([asked])() == b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n"
+
+
+def test_in_order_every_request_comes_once_before_the_first_comes_again() -> None:
+    patterns = [Pattern(b"a", b"z", 0, 9)]
+    choose = in_order(patterns, 7)
+    asked = [choose() for _ in range(distinct(patterns))]
+    assert asked[:4] == [b"a7z", b"a8z", b"a9z", b"a0z"]
+    assert len(set(asked)) == 10
+    assert choose() == asked[0]
+
+
+def test_in_order_whole_requests_take_turns() -> None:
+    patterns = [Pattern(b"a"), Pattern(b"b"), Pattern(b"c")]
+    choose = in_order(patterns, 0)
+    assert [choose() for _ in range(4)] == [b"a", b"b", b"c", b"a"]
+    assert distinct(patterns) == 3
 
 
 def test_the_body_is_as_long_as_it_says() -> None:
@@ -227,6 +244,10 @@ def test_cpu_time_is_told_for_each_request() -> None:
     ours, theirs = map(cells, text.splitlines()[-2:])
     assert ours == ["Ours", "64", "10,000", "2.00", "4.00", "40.0", "10.0"]
     assert theirs == ["Theirs", "64", "1,000", "2.00", "4.00", "400", ""]
+
+
+def test_the_database_works_for_a_request_too() -> None:
+    assert figures(10_000).cpu == pytest.approx(50.0)
 
 
 def test_a_profile_splits_it_up() -> None:
