@@ -140,7 +140,8 @@ def test_only_the_given_packages_are_at_the_top() -> None:
 
 
 def test_the_exported_requirements_are_those_of_the_lock() -> None:
-    exported = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8")
+    files_for_pip = [ROOT / "requirements" / name for name in ("dev.txt", "bench.txt")]
+    exported = "\n".join(path.read_text(encoding="utf-8") for path in files_for_pip)
     pinned = dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", exported, re.MULTILINE))
     lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
     locked: dict[str, set[str]] = {}
