@@ -70,8 +70,8 @@ class Front:
 
     ``host_is_allowed`` gets the Host header as sent. Delivery finds the request id in
     ``scope["request_id"]``; Django gets it as the header ``X-Request-ID``. Hooks run in their order:
-    ``on_startup`` before the first request, ``on_stop`` as soon as the process is told to stop (requests
-    go on, and whoever only waits should be answered), ``on_shutdown`` after the last answer.
+    ``on_startup`` before the first request, ``on_stop`` when no new connection comes any more (requests go
+    on, and whoever only waits should be answered), ``on_shutdown`` after the last answer.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Front:
         self.on_startup = list(on_startup)
         self._on_stop = tuple(on_stop)
         self._on_shutdown = tuple(on_shutdown)
+        self._closing = False
         self._stopping: asyncio.Task[None] | None = None
         self._known_hosts: set[bytes] = set()
         # Paths of delivery that passed every check; most consumers ask for the same few for ever.
@@ -116,7 +117,7 @@ class Front:
         request_id = scope["request_id"] = request_id_from(request_id or None)
         if self._proxies is not None:
             self._proxies.look_through(scope)
-        if self._stopping is not None:
+        if self._closing:
             send = _last(send)
         try:
             ours = self._check(scope, host)
@@ -194,11 +195,13 @@ class Front:
 
     # Life -------------------------------------------------------------------------------------------
 
-    def stop(self) -> asyncio.Task[None]:
-        """The process is told to stop: callers are still answered, and told that it was for the last time.
+    def last_call(self) -> None:
+        """From now on callers are told, with their answers, to come back on another connection."""
+        self._closing = True
 
-        Returns what runs the hooks; may be called again.
-        """
+    def stop(self) -> asyncio.Task[None]:
+        """Run the hooks of ``on_stop``; returns what does it. May be called again."""
+        self._closing = True
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(_run_all(self._on_stop))
         return self._stopping

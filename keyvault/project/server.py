@@ -3,9 +3,9 @@
 1. **The listening sockets belong to the server process**, one for each worker process (the kernel shares
    the connections out). A worker that is replaced or killed leaves its queue of connections to its
    successor, and what is set on these sockets holds for every connection.
-2. **A worker that is told to stop has a last call first**: for ``LAST_CALL_SECONDS`` it goes on as ever,
-   but every answer says ``Connection: close`` and whoever only waits is answered. Then granian stops
-   accepting, closes idle connections, and ends when the last request in flight has its whole answer. Without
+2. **A worker that is told to stop has a last call first**: for ``LAST_CALL_SECONDS`` it goes on as ever, but
+   every answer says ``Connection: close``. Then granian stops accepting and closes idle connections, whoever
+   only waits is answered, and the process ends when the last request in flight has its whole answer. Without
    the last call, a request that is on its way on an idle connection would meet a closed door.
 3. **Worker processes are forked from a server process that has imported everything**: a new one answers
    within a fraction of a second, and all of them share that memory.
@@ -39,6 +39,7 @@ from keyvault.project.front import Application, Front
 from keyvault.project.guard import die_with_parent
 
 LAST_CALL_SECONDS: Final = 1.0
+DOOR_SECONDS: Final = 0.1  # that granian may take to stop accepting
 # After this a worker is killed, with whatever it still does. Longer than any answer of ours takes: a request
 # needs its header and its body in time, delivery answers within milliseconds, Django within seconds.
 KILL_AFTER: Final = 30
@@ -220,6 +221,9 @@ def _await_the_end(front: Front) -> None:
 
 
 async def _last_call(front: Front) -> None:
-    front.stop()
+    front.last_call()
     await asyncio.sleep(LAST_CALL_SECONDS)
     os.kill(os.getpid(), signal.SIGINT)
+    # Long polls come back at once: not to this process, if it has closed its door by then.
+    await asyncio.sleep(DOOR_SECONDS)
+    front.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -56,13 +57,20 @@ class Connection:
         await self._writer.drain()
 
     async def ask(
-        self, path: str, *, request_id: str = "", method: str = "GET", body: bytes = b""
+        self,
+        path: str,
+        *,
+        request_id: str = "",
+        method: str = "GET",
+        body: bytes = b"",
+        headers: Sequence[str] = (),
     ) -> Exchange:
         """Send one request and read its answer; connects first where that is needed."""
         if self._writer is None and not await self.open():
             return Exchange(End.REFUSED)
         try:
-            await self.send(request(path, request_id=request_id, method=method, body=body))
+            data = request(path, request_id=request_id, method=method, body=body, headers=headers)
+            await self.send(data)
         except OSError:
             await self.close()
             return Exchange(End.NOTHING)
@@ -110,8 +118,10 @@ async def ask_once(port: int, path: str, **request: Any) -> Exchange:
     return exchange
 
 
-def request(path: str, *, request_id: str = "", method: str = "GET", body: bytes = b"") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1"]
+def request(
+    path: str, *, request_id: str = "", method: str = "GET", body: bytes = b"", headers: Sequence[str] = ()
+) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1", *headers]
     lines += [f"x-request-id: {request_id}"] if request_id else []
     lines += [f"content-length: {len(body)}"] if body else []
     return "\r\n".join([*lines, "", ""]).encode() + body

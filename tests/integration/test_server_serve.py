@@ -84,3 +84,14 @@ def test_a_keyring_that_cannot_be_used_is_noticed_before_anything_is_served(
     assert process.returncode == 1
     assert "KeyringError" in log.read_text()
     assert "celery@" not in log.read_text()
+
+
+def test_it_says_where_it_answers_also_where_that_name_is_not_allowed(
+    bare_environment: dict[str, str], free_port: int, tmp_path: Path
+) -> None:
+    log = tmp_path / "serve.log"
+    process = _serve({**bare_environment, "ALLOWED_HOSTS": "keys.example.org"}, free_port, log)
+    try:
+        wait_for(lambda: f"Keyturn answers at http://127.0.0.1:{free_port}" in log.read_text(), "it says so")
+    finally:
+        end(process)

@@ -231,16 +231,15 @@ def test_what_proxies_say_reaches_delivery_and_django_as_the_caller_and_not_as_h
         assert [name for name, _ in bench.ask("/", headers=said).scope["headers"]] == [b"x-request-id"]
 
 
-def test_after_the_word_to_stop_every_answer_is_the_last_on_its_connection() -> None:
-    async def scenario() -> tuple[Exchange, Exchange]:
-        bench = Bench()
-        before = await bench.exchange_once("/v1/keys/a/dev/")
-        bench.front.stop()
-        return before, await bench.exchange_once("/")
-
-    before, after = asyncio.run(scenario())
-    assert "connection" not in before.headers
-    assert (after.status, after.headers["connection"]) == (200, "close")
+def test_after_the_last_call_every_answer_is_the_last_on_its_connection() -> None:
+    ran: list[str] = []
+    bench = Bench(on_stop=[lambda: ran.append("stop")])
+    assert "connection" not in bench.ask("/v1/keys/a/dev/").headers
+    bench.front.last_call()
+    for path in ("/v1/keys/a/dev/", "/"):
+        answer = bench.ask(path)
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert ran == [], "who only waits, waits on"
 
 
 async def _live(front: Front, ran: list[str]) -> None:
