@@ -81,7 +81,7 @@ def _list_operation() -> Object:
         query("limit", "Most items on the page.", integer(1, MAX_LIMIT, default=DEFAULT_LIMIT)),
         query("cursor", "`next_cursor` of the page before.", {"type": "string"}),
     ]
-    answer = {"200": in_json("Keys that this caller may read, by service.", "KeyPage")}
+    answer = {"200": in_json("Keys that this caller may read, by service.", "ReadableKeys")}
     return _operation("listReadableKeys", "Keys that I may read", answer, parameters=parameters)
 
 

@@ -171,7 +171,7 @@ def _key_schemas() -> Object:
                 "expires_at": time("When the provider stops honouring this version.", nullable=True),
             }
         ),
-        "KeyPage": closed(
+        "ReadableKeys": closed(
             {"items": {"type": "array", "items": closed(item)}, "next_cursor": {"type": ["string", "null"]}}
         ),
     }

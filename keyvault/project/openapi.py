@@ -13,6 +13,9 @@ def add_consumer_paths(result: Document, **_: Any) -> Document:
     for section, items in delivery.components().items():
         known = result["components"].setdefault(section, {})
         for name, item in items.items():
+            # Both planes speak of some headers; a schema of the same name would be another one.
+            if name in known and section != "headers":
+                raise ValueError(f"Two descriptions of {section}/{name}")
             known.setdefault(name, item)
     for path, item in delivery.paths().items():
         # The generator goes through path items as if they held operations only.

@@ -11,6 +11,8 @@ from jsonschema import Draft202012Validator
 
 from keyvault.delivery import schema
 from keyvault.delivery.routes import ANY_METHOD, METHODS, route
+from tests.api.conftest import Server
+from tests.api.delivery.issued import FORWARD_AUTH, VERIFY, issue
 from tests.api.delivery.world import World
 from tests.api.wire import Reply
 
@@ -84,6 +86,19 @@ def test_answers_fit_their_schemas(world: World) -> None:
     _check(world.send("GET", "/v1/auth/whoami/"), "/v1/auth/whoami/")
     _check(world.send("GET", "/v1/.well-known/jwks.json"), "/v1/.well-known/jwks.json")
     _check(world.send("POST", "/v1/auth/access-token/", body=b"{}"), "/v1/auth/access-token/", "post")
+
+
+def test_what_is_said_of_keys_that_we_issue(installed: Server) -> None:
+    issued = issue(installed)
+    _check(issued.verify(issued.key), VERIFY, "post")
+    _check(issued.verify("another"), VERIFY, "post")
+    _check(issued.verify(issued.key, ("X-API-Key", "wrong")), VERIFY, "post")
+    for method in ("get", "post"):
+        good = issued.pass_by(method=method.upper())
+        described = schema.paths()[FORWARD_AUTH][method]["responses"]["200"]
+        assert "content" not in described
+        assert all(name.lower() in good.headers for name in described["headers"])
+        _check(issued.pass_by(("X-API-Key", "wrong"), method=method.upper()), FORWARD_AUTH, method)
 
 
 def test_refusals_fit_their_schemas(world: World) -> None:
