@@ -205,7 +205,7 @@ def set_grant(
     if not verbs or set(verbs) - set(VERBS):
         raise invalid("verbs", f"Use some of: {', '.join(VERBS)}.")
     grant = (
-        Grant.objects.select_for_update()
+        Grant.objects.select_for_update(of=("self",))
         .filter(consumer=consumer, service=service, environment=environment)
         .first()
     )
@@ -221,7 +221,7 @@ def set_grant(
 @transaction.atomic
 def remove_grant(actor: Actor, grant: Grant, *, now: datetime) -> None:
     actor.demand("manage", grant.service.team_id)
-    row = Grant.objects.select_for_update().filter(pk=grant.pk).first()
+    row = Grant.objects.select_for_update(of=("self",)).filter(pk=grant.pk).first()
     if row is None:
         raise not_found()
     _record_grant("grant:removed", actor, row, now)
