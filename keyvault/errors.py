@@ -5,10 +5,13 @@ No framework is imported here, so that all of them can use it.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 # Status and default message of every code that a caller may see. The message never holds what was sent.
@@ -128,4 +131,17 @@ def request_id_from(header: str | None) -> str:
     """The caller's ``X-Request-ID`` where it is well formed, else a fresh one."""
     if header is not None and _REQUEST_ID.fullmatch(header):
         return header
-    return secrets.token_hex(12)
+    return f"{_process_id()}{next(_requests):08x}"
+
+
+_requests = itertools.count(1)
+
+
+@lru_cache(maxsize=1)
+def _process_id() -> str:
+    """What the ids of this process start with: unique, without asking for randomness at each request."""
+    return secrets.token_hex(8)
+
+
+# A forked child must not go on with the ids of its parent.
+os.register_at_fork(after_in_child=_process_id.cache_clear)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from django.db import connection
 
 from keyvault import clock, integrity
-from keyvault.crypto.envelope import Sealed
+from keyvault.crypto.envelope import Opener, Sealed
 from keyvault.delivery.cache import Found, Kind, News, Noted, Wanted
 from keyvault.delivery.records import (
     Absent,
@@ -250,9 +250,6 @@ def _versions_of(ids: Sequence[uuid.UUID]) -> Iterator[VersionRecord]:
 
 
 def _version(row: Any) -> VersionRecord:
-    sealed = None
-    if row.ciphertext is not None and row.wrapped_dek is not None:
-        sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kek_kid)
     digits = row.fingerprint[:16]
     return VersionRecord(
         id=row.id.bytes,
@@ -262,14 +259,17 @@ def _version(row: Any) -> VersionRecord:
         withheld_at=row.withheld_at,
         expires_at=row.expires_at,
         intact=integrity.intact(KeyVersion, row),
-        sealed=sealed,
-        context=context_of(
-            service=row.key__service_id,
-            environment=row.key__environment_id,
-            key=row.key_id,
-            version=row.id,
-        ),
+        sealed=_sealed(row),
     )
+
+
+def _sealed(row: Any) -> Opener | None:
+    if row.ciphertext is None or row.wrapped_dek is None:
+        return None
+    context = context_of(
+        service=row.key__service_id, environment=row.key__environment_id, key=row.key_id, version=row.id
+    )
+    return Opener(Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kek_kid), context)
 
 
 def _versions(names: Sequence[Any]) -> Iterator[Found]:

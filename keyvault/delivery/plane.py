@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -119,6 +120,8 @@ class Plane:
             for kind, names in wanted.items():
                 self._wanted.setdefault(kind, set()).update(names)
             await self._refresh()
+            # What is there now stays: the collector need not look at it again and again.
+            gc.freeze()
         except DatabaseError as error:
             log.warning("nothing preloaded", error=type(error).__name__)
 

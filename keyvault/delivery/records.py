@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 
-from keyvault.crypto.envelope import Context, Opener, Sealed
+from keyvault.crypto.envelope import Opener
 from keyvault.crypto.errors import IntegrityError
+from keyvault.crypto.keyring import KekProvider
+from keyvault.crypto.secret import Secret
 from keyvault.domain import Label, Split, State
 
 
@@ -78,9 +80,7 @@ class VersionRecord(Record):
     withheld_at: datetime | None
     expires_at: datetime | None
     intact: bool
-    sealed: Sealed | None = field(repr=False)
-    context: Context = field(repr=False)
-    _opener: Opener | None = field(default=None, repr=False)
+    sealed: Opener | None = field(repr=False)
 
     @property
     def deliverable(self) -> bool:
@@ -89,13 +89,11 @@ class VersionRecord(Record):
             raise IntegrityError
         return self.state is State.ACTIVE and self.withheld_at is None
 
-    @property
-    def opener(self) -> Opener:
-        if self._opener is None:
-            if self.sealed is None:
-                raise IntegrityError
-            self._opener = Opener(self.sealed, self.context)
-        return self._opener
+    def open(self, environment: str, keks: KekProvider) -> Secret:
+        """The secret. Raises ``IntegrityError`` or ``KeyServiceUnavailable``."""
+        if self.sealed is None:
+            raise IntegrityError
+        return self.sealed.open(environment, keks)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

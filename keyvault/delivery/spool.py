@@ -11,14 +11,15 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
-from django.db import transaction
+from django.db import connection, transaction
 
 from keyvault.delivery.lane import Done, Outcome, Unavailable
 from keyvault.delivery.rows import (
@@ -29,6 +30,7 @@ from keyvault.delivery.rows import (
     VerificationCount,
 )
 from keyvault.models import Delivery, Verification
+from keyvault.services.usage import FOLD_LOCK, hold_up_folding
 
 log = structlog.get_logger("keyturn.delivery")
 
@@ -63,10 +65,15 @@ class SpoolLane:
             return
         if self._file is None:
             self._file = _create(self._directory)
-        written = os.write(self._file, line)
-        if written != len(line):
-            raise OSError("The disk took only a part of a record.")
-        os.fdatasync(self._file)
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):
+                raise OSError("The disk took only a part of a record.")
+            os.fdatasync(self._file)
+        except OSError:
+            # Nothing may follow a torn line: the next batch starts another file.
+            self._end()
+            raise
 
     async def hand_over(self) -> None:
         """End the file, so that ``replay`` may take it."""
@@ -84,16 +91,25 @@ class SpoolLane:
 
 def _create(directory: Path) -> int:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = directory / f"{uuid.uuid4()}{_SUFFIX}"
-    file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
-    # Held for as long as this process writes: nobody replays half a file.
-    fcntl.flock(file, fcntl.LOCK_EX)
+    while True:
+        path = directory / f"{uuid.uuid4()}{_SUFFIX}"
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
+        # Held for as long as this process writes: nobody replays half a file.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if _is_there(file):
+            break
+        # Somebody who replays has found it empty and removed it before it was locked.
+        os.close(file)
     folder = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
     return file
+
+
+def _is_there(file: int) -> bool:
+    return os.fstat(file).st_nlink > 0
 
 
 def _line(batch: Batch) -> bytes:
@@ -118,28 +134,53 @@ def replay(directory: Path) -> int:
     them there. Raises ``DatabaseError``.
     """
     new = 0
-    for path in sorted(directory.glob(f"*{_SUFFIX}")) if directory.is_dir() else ():
-        file = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue  # somebody writes it, or replays it already
-        else:
-            new += _replay_file(path)
-            path.unlink(missing_ok=True)
-        finally:
-            os.close(file)
+    for path in sorted(directory.glob(f"*{_SUFFIX}")):
+        with _taken(path) as ours:
+            if ours:
+                new += _replay_file(path)
+                path.unlink()
     return new
+
+
+@contextmanager
+def _taken(path: Path) -> Iterator[bool]:
+    """Whether the file is ours meanwhile: nobody writes it, and nobody else replays it or has done so."""
+    try:
+        file = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        yield False
+        return
+    try:
+        yield _is_there(file)
+    finally:
+        os.close(file)
 
 
 def _replay_file(path: Path) -> int:
     new = 0
-    with transaction.atomic():
-        for told in _lines(path):
+    _let_inserts_end()
+    for told in _lines(path):
+        with transaction.atomic():
+            hold_up_folding()
             new += _replay_deliveries(told["deliveries"])
             new += _replay_verifications(told["verifications"])
     log.info("records replayed", rows=new)
     return new
+
+
+def _let_inserts_end() -> None:
+    """A batch whose connection was lost may still be on its way into the database: then it is there now."""
+    if connection.vendor == "postgresql":
+        with transaction.atomic(durable=True), connection.cursor() as cursor:
+            # Who waits for this lock holds up all delivery behind it, so not for long.
+            cursor.execute("SET LOCAL lock_timeout = '2s'")
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [FOLD_LOCK])
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -155,24 +196,37 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _replay_deliveries(told: list[list[Any]]) -> int:
-    rows = [Delivery(**dict(zip(DELIVERY_COLUMNS, values, strict=True))) for values in told]
-    for row in rows:
-        row.at = datetime.fromisoformat(str(row.at))
+    rows = [Delivery(**_values(DELIVERY_COLUMNS, values)) for values in told]
     # The connection may have broken after the commit: then they are there.
-    known = {
-        (str(version), at, request)
-        for version, at, request in Delivery.objects.filter(
+    known = set(
+        Delivery.objects.filter(
             key_id__in={row.key_id for row in rows}, at__in={row.at for row in rows}
-        ).values_list("version_id", "at", "request_id")
-    }
-    missing = [row for row in rows if (str(row.version_id), row.at, row.request_id) not in known]
+        ).values_list("at", "version_id", "request_id")
+    )
+    missing = [row for row in rows if (row.at, row.version_id, row.request_id) not in known]
     Delivery.objects.bulk_create(missing)
     return len(missing)
 
 
 def _replay_verifications(told: list[list[Any]]) -> int:
-    rows = [Verification(**dict(zip(VERIFICATION_COLUMNS, values, strict=True))) for values in told]
-    for row in rows:
-        row.at = datetime.fromisoformat(str(row.at))
-    Verification.objects.bulk_create(rows)
-    return len(rows)
+    rows = [Verification(**_values(VERIFICATION_COLUMNS, values)) for values in told]
+    # Those that are folded already would be counted twice. That does no harm: it was used at that time.
+    known = set(
+        Verification.objects.filter(
+            version_id__in={row.version_id for row in rows}, at__in={row.at for row in rows}
+        ).values_list("at", "version_id", "consumer_id", "code", "count")
+    )
+    missing = [
+        row for row in rows if (row.at, row.version_id, row.consumer_id, row.code, row.count) not in known
+    ]
+    Verification.objects.bulk_create(missing)
+    return len(missing)
+
+
+def _values(columns: Sequence[str], told: Sequence[Any]) -> dict[str, Any]:
+    """What ``_plain`` wrote, as the models have it."""
+    values = dict(zip(columns, told, strict=True))
+    for name, value in values.items():
+        if name.endswith("_id") and name != "request_id" and value is not None:
+            values[name] = uuid.UUID(hex=value)
+    return {**values, "at": datetime.fromisoformat(values["at"])}
