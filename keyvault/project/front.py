@@ -33,7 +33,7 @@ BODY_SECONDS: Final = 10.0
 
 _NOTED: Final = frozenset((b"host", b"x-request-id", b"content-length", b"transfer-encoding"))
 _KNOWN_HOSTS_KEPT: Final = 1024
-_KNOWN_PATHS_KEPT: Final = 8192
+_KNOWN_PATHS_KEPT: Final = 65_536
 _LONGEST_KNOWN_PATH: Final = 256
 _MOST_DRAINED: Final = 8 * 1024 * 1024
 _DRAIN_SECONDS: Final = 2
