@@ -13,6 +13,5 @@ def roll_up() -> int:
     """Fold deliveries and verifications; returns how many. Forgets old replies and changes too."""
     now = clock.now()
     replies.forget_expired(now=now)
-    usage.forget_windows(now)
     changes.prune()
     return usage.roll_up()

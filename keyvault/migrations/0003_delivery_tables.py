@@ -1,5 +1,6 @@
 """The tables behind delivery, made for appending: no flag that folding has to update, a mark instead; no
-foreign keys and indexes that each new row would pay for; summaries of what readers ask for most."""
+foreign keys and indexes that each new row would pay for; summaries of what readers ask for most. Requests are
+no longer counted in a table."""
 
 import uuid
 
@@ -205,4 +206,5 @@ class Migration(migrations.Migration):
         migrations.RemoveIndex("delivery", "delivery_unfolded"),
         migrations.RemoveField("delivery", "folded"),
         migrations.RunPython(index_by_time, drop_index_by_time),
+        migrations.DeleteModel("RateWindow"),
     ]

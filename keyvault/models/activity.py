@@ -253,17 +253,6 @@ class IdempotentReply(UUIDModel):
         ]
 
 
-class RateWindow(models.Model):
-    """Requests of one caller in one minute. The count is exact: the database adds."""
-
-    subject = models.CharField(max_length=80)
-    minute = models.DateTimeField()
-    count = models.PositiveIntegerField(default=0)
-
-    class Meta:
-        constraints = [models.UniqueConstraint(fields=["subject", "minute"], name="rate_window_once")]
-
-
 class Heartbeat(models.Model):
     """When a part of Keyturn was last seen alive."""
 

@@ -16,13 +16,11 @@ from keyvault import readers
 from keyvault.exceptions import invalid
 from keyvault.models import (
     Consumer,
-    ConsumerToken,
     Delivery,
     FoldMark,
     Key,
     KeyVersion,
     OpenJobs,
-    RateWindow,
     UsageLine,
     UsageReport,
     Verification,
@@ -36,7 +34,6 @@ FOLD_LOCK: Final = 0x6B74666F6C64
 FOLD_BATCH = 20_000
 REPORT_MAX_AGE = timedelta(hours=24)
 REPORT_MAX_AHEAD = timedelta(minutes=5)
-RATE_WINDOWS_KEPT = timedelta(minutes=10)
 CREDENTIALS = ("key", "access_token")
 
 
@@ -58,57 +55,6 @@ class ReportInput:
     from_at: datetime
     to_at: datetime
     lines: Sequence[LineInput] = field(default_factory=tuple)
-
-
-def hold_up_folding() -> None:
-    """Call it in the transaction that inserts deliveries, before it does. Keep that transaction short."""
-    if connection.vendor == "postgresql":  # SQLite has one writer at a time
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [FOLD_LOCK])
-
-
-def record_delivery(
-    *,
-    key: Key,
-    version: KeyVersion,
-    token: ConsumerToken,
-    instance: str,
-    label: str,
-    credential: str,
-    status: int,
-    request_id: str,
-    now: datetime,
-) -> None:
-    """Write down one answer. When this returns outside a transaction the record is durable."""
-    with transaction.atomic():
-        hold_up_folding()
-        Delivery.objects.create(
-            at=now,
-            key=key,
-            version=version,
-            consumer_id=token.consumer_id,
-            token=token,
-            instance=instance,
-            label=label,
-            credential=credential,
-            status=status,
-            request_id=request_id,
-        )
-
-
-def hit(subject: str, *, now: datetime) -> int:
-    """Count one request of ``subject`` in the current minute; returns the exact count, this one included."""
-    minute = now.replace(second=0, microsecond=0)
-    table = RateWindow._meta.db_table
-    # Only constants of ours are put into the text; values travel as parameters.
-    statement = (
-        f"INSERT INTO {table} (subject, minute, count) VALUES (%s, %s, 1) "  # noqa: S608
-        f"ON CONFLICT (subject, minute) DO UPDATE SET count = {table}.count + 1 RETURNING count"
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(statement, [subject, connection.ops.adapt_datetimefield_value(minute)])
-        row = cursor.fetchone()
-    return int(row[0])
 
 
 def accept_report(consumer: Consumer, key: Key, report: ReportInput, *, now: datetime) -> bool:
@@ -237,6 +183,13 @@ _TO_VERIFICATION_BUCKETS: Final = """
 """
 
 
+def hold_up_folding() -> None:
+    """Call it in the transaction that inserts deliveries, before it does. Keep that transaction short."""
+    if connection.vendor == "postgresql":  # SQLite has one writer at a time
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [FOLD_LOCK])
+
+
 def roll_up(*, batch: int = FOLD_BATCH) -> int:
     """Fold every delivery and verification that is committed by now; returns how many deliveries.
 
@@ -305,8 +258,3 @@ def _fold_verifications(newest: int, batch: int) -> bool:
     if vendor == "sqlite":
         Verification.objects.filter(id__lte=last).delete()
     return True
-
-
-def forget_windows(now: datetime) -> None:
-    """Drop counts of requests that nobody asks for any more."""
-    RateWindow.objects.filter(minute__lt=now - RATE_WINDOWS_KEPT).delete()

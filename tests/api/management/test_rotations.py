@@ -7,8 +7,8 @@ import uuid
 import pytest
 
 from keyvault.keystore import open_version
-from keyvault.models import AuditEvent, Key
-from keyvault.services import consumers, usage
+from keyvault.models import AuditEvent, Delivery, Key
+from keyvault.services import consumers
 from rotation.models import Operation, Rotation
 from tests.api.management.world import World, key_path, new_secret, problem, row, start, work
 
@@ -21,16 +21,17 @@ def deliver(world: World, key: Key, instances: int) -> None:
     )
     assert key.current is not None
     for number in range(instances):
-        usage.record_delivery(
+        Delivery.objects.create(
+            at=world.now,
             key=key,
             version=key.current,
+            consumer=consumer,
             token=token,
             instance=f"pod-{number}",
             label="current",
             credential="consumer_token",
             status=200,
             request_id="r",
-            now=world.now,
         )
 
 
