@@ -55,7 +55,8 @@ class GroupCommit:
     """``refresh`` reads the change log into the cache, then calls ``recheck``.
 
     ``fallback`` is a lane that needs no database; it is used for ``grace`` seconds after the last moment at
-    which the database confirmed something.
+    which the database confirmed something. ``on_connected`` is called when the database can take over what
+    went there.
     """
 
     def __init__(
@@ -78,9 +79,11 @@ class GroupCommit:
         self._on_time = on_time
         self._waiting: deque[_Entry] = deque()
         self._lost: list[_Entry] = []
+        self._unsure: deque[_Entry] = deque()  # may be in the database: to the fallback, which asks later
         self._busy: dict[Lane, tuple[int, list[_Entry]]] = {}
         self._sent_at = 0.0
         self._woken = False
+        self._next_lane: asyncio.TimerHandle | None = None
         self._learning: asyncio.Task[None] | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._retry_at = 0.0
@@ -110,6 +113,7 @@ class GroupCommit:
         kept = [entry for entry in (*self._lost, *self._waiting) if not self._settled_as_stale(entry)]
         self._lost.clear()
         self._waiting = deque(kept)
+        self._unsure = deque(entry for entry in self._unsure if not self._settled_as_stale(entry))
         self._wake()
 
     def _settled_as_stale(self, entry: _Entry) -> bool:
@@ -119,24 +123,30 @@ class GroupCommit:
         return stale
 
     def _wake(self) -> None:
+        if self._next_lane is not None:
+            # A lane is free now: nobody waits any longer for the time of the next one.
+            self._next_lane.cancel()
+            self._next_lane, self._woken = None, False
         if not self._woken:
             self._woken = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        self._woken = False
+        self._woken, self._next_lane = False, None
+        loop = asyncio.get_running_loop()
+        if self._unsure and self._fallback is not None and self._fallback not in self._busy:
+            self._send(self._fallback, self._unsure, loop.time())
         if not self._waiting or self._learning is not None:
             return
-        loop = asyncio.get_running_loop()
         if self._busy:
             early = self._sent_at + NEXT_LANE_AFTER - loop.time()
             if early > 0:
                 self._woken = True
-                loop.call_later(early, self._pump)
+                self._next_lane = loop.call_later(early, self._pump)
                 return
         lane = self._free_lane(loop.time())
         if lane is not None:
-            self._send(lane, loop.time())
+            self._send(lane, self._waiting, loop.time())
 
     def _free_lane(self, now: float) -> Lane | None:
         """A lane to send on. None: all are busy, or the database is away and those who wait are told so."""
@@ -145,19 +155,22 @@ class GroupCommit:
             self._connect(now)
         if connected:
             return next((lane for lane in connected if lane not in self._busy), None)
-        if self._fallback is not None and now - self.confirmed_at <= self._grace:
+        if self._fallback is not None and self._in_grace(now):
             return None if self._fallback in self._busy else self._fallback
         if self._connecting is None:
             self._fail(self._take_waiting(), Unavailable("no connection"))
         return None
+
+    def _in_grace(self, now: float) -> bool:
+        return now - self.confirmed_at <= self._grace
 
     def _take_waiting(self) -> list[_Entry]:
         entries = list(self._waiting)
         self._waiting.clear()
         return entries
 
-    def _send(self, lane: Lane, now: float) -> None:
-        entries = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_ENTRIES))]
+    def _send(self, lane: Lane, waiting: deque[_Entry], now: float) -> None:
+        entries = [waiting.popleft() for _ in range(min(len(waiting), MOST_ENTRIES))]
         batch = Batch()
         for entry in entries:
             batch.add(entry.row)
@@ -176,6 +189,8 @@ class GroupCommit:
         if outcome.seq == seen:
             if lane is not self._fallback:
                 self.confirmed_at = asyncio.get_running_loop().time()
+            elif any(other.connected for other in self._lanes):
+                self._on_connected()
             for entry in entries:
                 entry.settle(True)
         else:
@@ -185,16 +200,17 @@ class GroupCommit:
             else:
                 # Another lane has brought the news already.
                 self.recheck()
-        if self._waiting:
+        if self._waiting or self._unsure:
             self._wake()
 
     def _not_written(self, lane: Lane, entries: list[_Entry], why: Unavailable) -> None:
         log.error("batch not committed", entries=len(entries), reason=str(why))
-        if lane.connected or self._fallback is None or lane is self._fallback:
-            self._fail(entries, why)
+        lost = not lane.connected and lane is not self._fallback
+        if lost and self._fallback is not None and self._in_grace(asyncio.get_running_loop().time()):
+            # The records may be there or not. Another lane would write them again; replaying asks first.
+            self._unsure.extend(entries)
         else:
-            # The connection is lost. The records may be there or not: replaying asks before it writes.
-            self._waiting.extendleft(reversed(entries))
+            self._fail(entries, why)
 
     def _fail(self, entries: Iterable[_Entry], error: Unavailable) -> None:
         for entry in entries:
@@ -229,19 +245,25 @@ class GroupCommit:
                 if not lane.connected:
                     await lane.open()
                     self._wake()
-            self._on_connected()
         except Unavailable as error:
             log.error("database away", error=type(error.__cause__).__name__)
             self._retry_at = asyncio.get_running_loop().time() + RETRY_AFTER
         finally:
             self._connecting = None
+            if any(lane.connected for lane in self._lanes):
+                self._on_connected()
             self._wake()
 
     async def close(self) -> None:
         """Let batches under way finish, then close every lane."""
         self._closed = True
         # The last one to arrive is the last one to be settled.
-        while entries := [entry for _, batch in self._busy.values() for entry in batch] + [*self._waiting]:
+        while entries := [
+            *(entry for _, batch in self._busy.values() for entry in batch),
+            *self._waiting,
+            *self._lost,
+            *self._unsure,
+        ]:
             await asyncio.wait([entry.future for entry in entries])
         for lane in (*self._lanes, *((self._fallback,) if self._fallback else ())):
             await lane.close()
