@@ -27,6 +27,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 from granian._granian import SocketHolder
@@ -141,7 +142,20 @@ class Server(MPServer):
             holder: Any = SocketHolder
             self._shd = holder(self._listeners[idx].fileno(), False, self.backlog)
             callback_loader = partial(_keep_one, self._listeners, idx, callback_loader)
-        return super()._spawn_worker(idx, target, callback_loader)
+        worker = super()._spawn_worker(idx, target, callback_loader)
+        worker.is_alive = partial(_is_alive, worker.inner)  # type: ignore[method-assign]
+        return worker
+
+
+def _is_alive(process: BaseProcess) -> bool:
+    """Granian asks while another of its threads is taking note of the end; so ask the kernel too."""
+    if not process.is_alive() or process.pid is None:
+        return False
+    try:
+        os.kill(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _listen(plan: Plan) -> socket.socket:

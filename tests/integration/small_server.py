@@ -49,6 +49,7 @@ class SmallServer:
         self.process.send_signal(signal.SIGTERM)
         wait_for(lambda: self.process.poll() is not None, "the server ended")
         assert self.process.returncode == 0, self.log.read_text()
+        assert "Killing" not in self.log.read_text(), "every worker ended by itself"
         return time.monotonic() - started
 
 
