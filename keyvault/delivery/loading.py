@@ -31,7 +31,7 @@ from keyvault.delivery.records import (
     as_uuid,
 )
 from keyvault.domain import Label, Split, State
-from keyvault.keystore import context_of
+from keyvault.keystore import context_of, installation_id
 from keyvault.models import Change, ChangeCounter, ConsumerToken, Grant, Key, KeyVersion, OpenJobs
 
 MOST_CHANGES: Final = 20_000
@@ -104,6 +104,8 @@ JOBS: Final = ("id", "version_id", "consumer_id", "instance", "open", "last_to_a
 
 def look(seen: int, wanted: Wanted) -> News:
     """What changed since ``seen``, and the records that are wanted. Raises ``DatabaseError``."""
+    # Asked for on a thread here, so that it is known on the event loop.
+    installation_id()
     seq, reset, changes = _changes(seen)
     found = [one for kind in _ORDER if kind in wanted for one in _read(kind, wanted[kind])]
     return News(seq, clock.now(), reset, changes, found)

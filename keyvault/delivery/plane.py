@@ -210,8 +210,11 @@ class Plane:
         """
         while True:
             try:
+                if self.cache.seen < 0:
+                    # Nothing is decided before the first look: access tokens name the installation.
+                    await self._refresh()
                 view = View(self.cache, self.keys(), self._clock.now())
-            except (KeyringError, KeyServiceUnavailable) as error:
+            except (KeyringError, KeyServiceUnavailable, DatabaseError) as error:
                 return failure(error, request_id)
             try:
                 decided = decide(view)
