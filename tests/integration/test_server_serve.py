@@ -16,7 +16,7 @@ import pytest
 from keyvault.project.server import KILL_AFTER
 from keyvault.project.supervisor import STOP_WITHIN
 from tests.integration.plain_http import End
-from tests.integration.processes import answers, end, start, wait_for
+from tests.integration.processes import alive, answers, descendants, end, start, wait_for
 from tests.integration.small_server import Load
 
 pytestmark = [pytest.mark.once, pytest.mark.serial]
@@ -95,3 +95,25 @@ def test_it_says_where_it_answers_also_where_that_name_is_not_allowed(
         wait_for(lambda: f"Keyturn answers at http://127.0.0.1:{free_port}" in log.read_text(), "it says so")
     finally:
         end(process)
+
+
+def test_told_to_stop_while_it_prepares_it_ends_and_can_start_again(
+    bare_environment: dict[str, str], free_port: int, tmp_path: Path
+) -> None:
+    log = tmp_path / "serve.log"
+    process = _serve(bare_environment, free_port, log)
+    try:
+        # The web process and those in which it prepares.
+        wait_for(lambda: len(descendants(process.pid)) >= 3, "it prepares")
+        everything = descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: process.poll() is not None, "the end")
+        wait_for(lambda: not alive(everything), "nothing is left")
+    finally:
+        end(process)
+    assert process.returncode == 0
+    again = _serve(bare_environment, free_port, log)
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{free_port}/livez"), "an answer")
+    finally:
+        end(again)
