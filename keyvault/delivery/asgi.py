@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
@@ -22,12 +21,12 @@ from keyvault.delivery.requests import (
     Receive,
     Request,
     Scope,
-    canonical_path,
     header,
     parse,
+    raw_path,
     read_body,
 )
-from keyvault.delivery.routes import ANY_METHOD, METHODS, Endpoint, route
+from keyvault.delivery.routes import ANY_METHOD, METHODS, Endpoint, Route, locate, route
 from keyvault.delivery.watch import watch
 from keyvault.errors import request_id_from
 from keyvault.exceptions import KeyturnError
@@ -94,14 +93,13 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     started = time.perf_counter()
     request_id: str = scope.get("request_id") or request_id_from(header(scope, b"x-request-id"))
     structlog.contextvars.bind_contextvars(request_id=request_id)
-    found = route(scope["path"])
+    found: Route | None = None
     try:
-        answer = await _answer(scope, receive, request_id)
+        found = locate(raw_path(scope))
+        answer = await _answer(scope, found, receive, request_id)
     except ClientGone:
         log.info("caller gone", method=scope["method"])
         return
-    except asyncio.CancelledError:
-        raise
     except Exception as error:  # the last line of defence: outsiders get a code, the log gets the rest
         answer = failure(error, request_id)
     await _send(send, answer, request_id, head=scope["method"] == "HEAD")
@@ -116,15 +114,13 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         )
 
 
-async def _answer(scope: Scope, receive: Receive, request_id: str) -> Answer:
-    path = canonical_path(scope)
-    found = route(path)
+async def _answer(scope: Scope, found: Route | None, receive: Receive, request_id: str) -> Answer:
     if found is None:
         raise KeyturnError("not_found", "Not found.")
     endpoint = found.endpoint
     if endpoint not in ANY_METHOD and scope["method"] not in METHODS[endpoint]:
         return plain("method_not_allowed", request_id, ((b"allow", ", ".join(METHODS[endpoint]).encode()),))
-    request = parse(scope, found, path, request_id)
+    request = parse(scope, found, request_id)
     if scope["method"] == "POST" and endpoint not in ANY_METHOD:
         request = replace(request, body=await read_body(scope, endpoint, receive))
     if endpoint is Endpoint.WATCH:

@@ -127,7 +127,7 @@ def authenticate(view: View, request: Request, claims: Claims, *, access_tokens:
     caller = _by_access_token(view, presented, claims, request.peer)
     if not access_tokens:
         raise KeyturnError("access_token_not_allowed", "This needs the consumer token itself.")
-    if not caller.covers(request.path):
+    if not caller.covers(request.route.path):
         raise KeyturnError("path_not_allowed", "The access token does not cover this path.")
     return caller
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import uuid
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -71,22 +70,28 @@ class News:
 
 
 class Table(Generic[R]):
-    """Records of one kind by name; the ones that were not used for longest make room for others."""
+    """Records of one kind by name; old ones that nobody asked for lately make room for others.
+
+    The oldest goes, unless it was asked for since it came or was last spared: then it is spared once more. Reading moves nothing, which a list by last use would do at every look.
+    """
 
     def __init__(self, kind: Kind, capacity: int) -> None:
         self.kind: Kind = kind
         self._capacity = capacity
-        self._rows: OrderedDict[Hashable, Record] = OrderedDict()
+        self._rows: dict[Hashable, Record] = {}
         self._names: dict[uuid.UUID, tuple[Hashable, ...]] = {}
         self._absent: set[Hashable] = set()
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __contains__(self, name: Hashable) -> bool:
+        return name in self._rows
+
     def get(self, name: Hashable) -> Record | None:
         record = self._rows.get(name)
         if record is not None:
-            self._rows.move_to_end(name)
+            record.asked = True
         return record
 
     def put(self, found: Found) -> None:
@@ -99,7 +104,15 @@ class Table(Generic[R]):
         if isinstance(record, Absent):
             self._absent.add(name)
         while len(self._rows) > self._capacity:
-            self._remove(next(iter(self._rows)))
+            self._make_room(record)
+
+    def _make_room(self, newest: Record) -> None:
+        name, record = next(iter(self._rows.items()))
+        if record.asked or record is newest:
+            record.asked = False
+            self._rows[name] = self._rows.pop(name)
+        else:
+            self._remove(name)
 
     def row_changed(self, ref: uuid.UUID) -> None:
         """Forget what was read from this row, and what was not there: it may be this row now."""
@@ -195,10 +208,10 @@ class View:
         self.used: list[Record] = []
 
     def knows_token(self, name: bytes) -> bool:
-        return self._cache.tokens.get(name) is not None
+        return name in self._cache.tokens
 
     def knows_issued(self, name: bytes) -> bool:
-        return self._cache.issued.get(name) is not None
+        return name in self._cache.issued
 
     def token(self, name: bytes) -> TokenRecord | None:
         """By its keyed digest (32 bytes), or by its id (16)."""
@@ -209,6 +222,16 @@ class View:
 
     def key(self, service: bytes, environment: bytes) -> KeyRecord | None:
         return self._look(self._cache.keys, (service, environment))
+
+    def key_of(self, grant: GrantRecord) -> KeyRecord | None:
+        """The key that a grant is for. The grant remembers it for as long as it is current."""
+        key = grant.key
+        if key is None or key.stale:
+            key = grant.key = self.key(grant.service_id, grant.environment_id)
+        else:
+            key.asked = True
+            self.used.append(key)
+        return key
 
     def version(self, key: bytes, number: int) -> VersionRecord | None:
         return self._look(self._cache.versions, (key, number))

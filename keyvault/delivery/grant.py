@@ -36,5 +36,5 @@ def find_permit(view: View, caller: Caller, service: str, environment: str) -> P
     grant = view.grant(token.consumer_id, token.environment_id, service)
     if grant is None:
         return None
-    key = view.key(grant.service_id, grant.environment_id)
+    key = view.key_of(grant)
     return None if key is None else Permit(caller, grant, key)

@@ -55,6 +55,7 @@ class Plane:
         self.cache = Cache(settings.KEYTURN_CACHE_KEYS)
         self.claims = Claims()
         self._clock = DatabaseClock()
+        self._limiter = limiter()
         self.stopping = asyncio.Event()
         directory = Path(settings.KEYTURN_DATA) / "spool"
         self._spool = spool.SpoolLane(directory)
@@ -97,6 +98,10 @@ class Plane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._commit.close()
+        if not self._limiter.local:
+            # Its connection belongs to this event loop.
+            limiter.cache_clear()
+            await self._limiter.aclose()
         await self._spool.close()
 
     def _keep(self, work: Awaitable[None]) -> None:
@@ -253,7 +258,7 @@ class Plane:
         return self.keys() is not held
 
     def tally(self) -> Tally:
-        return Tally(limiter())
+        return Tally(self._limiter)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

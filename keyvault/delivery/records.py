@@ -27,9 +27,13 @@ def as_uuid(raw: bytes) -> uuid.UUID:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """``stale`` once the cache no longer vouches for it; ``ref`` is the row that makes it so."""
+    """``stale`` once the cache no longer vouches for it; ``ref`` is the row that makes it so.
+
+    ``asked``: it was looked at since the cache last thought of making room.
+    """
 
     stale: bool = field(default=False, init=False, repr=False)
+    asked: bool = field(default=False, init=False, repr=False)
     ref: uuid.UUID | None = field(default=None, init=False, repr=False)
 
 
@@ -67,6 +71,7 @@ class GrantRecord(Record):
     service_id: bytes
     environment_id: bytes
     verbs: frozenset[str]
+    key: KeyRecord | None = None
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from keyvault.crypto.globs import is_canonical_path
 from keyvault.crypto.tokens import looks_like_ours
 from keyvault.delivery.credentials import Credential, find_credential
 from keyvault.delivery.routes import Endpoint, Route
@@ -53,7 +52,6 @@ class Request:
     """
 
     method: str
-    path: str
     route: Route
     request_id: str
     query: Mapping[str, str]
@@ -76,20 +74,12 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-def canonical_path(scope: Scope) -> str:
-    """The path as it was sent. Raises ``malformed_path`` for one that has another spelling."""
-    return _canonical(scope.get("raw_path") or str(scope["path"]).encode("utf-8", "surrogateescape"))
+def raw_path(scope: Scope) -> bytes:
+    """The path as it was sent."""
+    return scope.get("raw_path") or str(scope["path"]).encode("utf-8", "surrogateescape")
 
 
-@lru_cache(maxsize=65_536)
-def _canonical(raw: bytes) -> str:
-    raw = raw.partition(b"?")[0]
-    if not is_canonical_path(raw):
-        raise KeyturnError("malformed_path", "The path is not in canonical form.")
-    return raw.decode("ascii")
-
-
-def parse(scope: Scope, route: Route, path: str, request_id: str) -> Request:
+def parse(scope: Scope, route: Route, request_id: str) -> Request:
     """Check everything but the body. Raises ``KeyturnError`` with the code of the HTTP contract."""
     query = _parse_query(scope.get("query_string", b""), route.endpoint)
     headers: dict[bytes, list[bytes]] = {}
@@ -101,7 +91,6 @@ def parse(scope: Scope, route: Route, path: str, request_id: str) -> Request:
     tags = headers.get(b"if-none-match")
     return Request(
         method=scope["method"],
-        path=path,
         route=route,
         request_id=request_id,
         query=query,

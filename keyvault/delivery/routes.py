@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from typing import Final
+
+from keyvault.crypto.globs import is_canonical_path
+from keyvault.exceptions import KeyturnError
 
 
 class Endpoint(StrEnum):
@@ -20,6 +23,9 @@ class Endpoint(StrEnum):
     VERIFY = "verify"
     FORWARD_AUTH = "forward-auth"
 
+
+_MOST_KNOWN: Final = 65_536
+_LONGEST_KNOWN: Final = 256
 
 _READ = ("GET", "HEAD")
 METHODS: dict[Endpoint, tuple[str, ...]] = {
@@ -51,18 +57,39 @@ _KEY = re.compile(r"/v1/keys/([^/]+)/([^/]+)/(?:(watch|reports)/)?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """A path of ours and what it asks for."""
+
+    path: str
     endpoint: Endpoint
     service: str = ""
     environment: str = ""
 
 
-@lru_cache(maxsize=65_536)
 def route(path: str) -> Route | None:
     """What a path asks for, or None for a path that is not ours."""
     fixed = _FIXED.get(path)
     if fixed is not None:
-        return Route(fixed)
+        return Route(path, fixed)
     found = _KEY.fullmatch(path)
     if found is None:
         return None
-    return Route(Endpoint(found[3] or "key"), found[1], found[2])
+    return Route(path, Endpoint(found[3] or "key"), found[1], found[2])
+
+
+# Consumers ask for the same few paths for ever.
+_known: dict[bytes, Route] = {}
+
+
+def locate(raw: bytes) -> Route | None:
+    """``route`` of a path as it was sent. Raises ``malformed_path`` for one that has another spelling."""
+    found = _known.get(raw)
+    if found is None:
+        path = raw.partition(b"?")[0]
+        if not is_canonical_path(path):
+            raise KeyturnError("malformed_path", "The path is not in canonical form.")
+        found = route(path.decode("ascii"))
+        if found is not None and len(raw) <= _LONGEST_KNOWN:
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[raw] = found
+    return found
