@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keyvault import clock
+from keyvault import clock, keystore
 from keyvault.actors import SYSTEM
 from keyvault.crypto.access_tokens import AccessTokenExpired, InvalidAccessToken, mint_access_token
 from keyvault.crypto.keyring import Keys, load_keys
 from keyvault.crypto.keyring_document import parse_document
 from keyvault.crypto.keyring_file import replace_private
+from keyvault.delivery import asgi as delivery
 from keyvault.delivery.authenticate import Claims, audience, issuer
 from keyvault.models import Grant
 from keyvault.services import consumers
@@ -55,7 +58,32 @@ def another_signing_key(path: Path) -> Iterator[None]:
         replace_private(path, before)
 
 
+def first_answer(path: str, token: str) -> int:
+    """The status that a process gives which has answered nothing yet."""
+    statuses: list[int] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def one_request() -> None:
+        headers = [(b"authorization", f"AccessToken {token}".encode())]
+        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "headers": headers}
+        await delivery.application({**scope, "query_string": b"", "client": None}, receive, send)
+        await delivery.shut_down()
+
+    keystore.forget_installation()
+    asyncio.run(one_request())
+    return statuses[0]
+
+
 class TestOverTheWire:
+    def test_it_may_be_the_first_that_a_process_is_asked(self, world: World) -> None:
+        assert first_answer(world.path, world.access_token("*")) == 200
+
     def test_the_end_of_its_parent(self, world: World) -> None:
         token = world.access_token("*", expires_in=600)
         assert codes(world, token) == {""}
