@@ -244,6 +244,12 @@ def test_no_large_table_is_read_whole(busy: tuple[Traffic, KeyVersion, Rotation]
     assert {sql: whole for sql, params in touched if (whole := read_whole(sql, params))} == {}
 
 
+@pytest.mark.postgresql
+def test_deliveries_are_found_by_time(busy: tuple[Traffic, KeyVersion, Rotation]) -> None:
+    sql = "SELECT * FROM keyvault_delivery WHERE at > %s AND at < %s"
+    assert read_whole(sql, [NOW - MINUTE, NOW]) == []
+
+
 def test_a_plan_that_reads_a_table_whole_is_recognised(busy: tuple[Traffic, KeyVersion, Rotation]) -> None:
     assert read_whole("SELECT * FROM keyvault_delivery WHERE request_id = %s", ["x"]) != []
 
