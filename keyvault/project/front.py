@@ -31,7 +31,8 @@ Headers = list[tuple[bytes, bytes]]
 
 BODY_SECONDS: Final = 10.0
 
-_NOTED: Final = frozenset((b"host", b"x-request-id", b"content-length", b"transfer-encoding"))
+_FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
+_NOTED: Final = frozenset((b"host", b"x-request-id", *_FRAMING))
 _KNOWN_HOSTS_KEPT: Final = 1024
 _KNOWN_PATHS_KEPT: Final = 65_536
 _LONGEST_KNOWN_PATH: Final = 256
@@ -104,7 +105,7 @@ class Front:
         if scope["type"] != "http":
             await self._not_http(scope, receive, send)
             return
-        request_id, host, has_body = "", b"", False
+        request_id, host, has_body, chunked = "", b"", False, False
         for name, content in scope["headers"]:
             if name in _NOTED:
                 if name == b"host":
@@ -114,6 +115,7 @@ class Front:
                     request_id = content.decode("latin-1")
                 else:
                     has_body = True
+                    chunked = chunked or name == b"transfer-encoding"
         request_id = scope["request_id"] = request_id_from(request_id or None)
         if self._proxies is not None:
             self._proxies.look_through(scope)
@@ -122,7 +124,7 @@ class Front:
         try:
             ours = self._check(scope, host)
             if has_body:
-                receive = await self._buffered(scope, receive)
+                receive = await self._buffered(scope, receive, chunked=chunked)
             if ours:
                 await self._delivery.application(scope, receive, send)
             else:
@@ -167,21 +169,15 @@ class Front:
         if len(self._known_hosts) < _KNOWN_HOSTS_KEPT:
             self._known_hosts.add(host)
 
-    async def _buffered(self, scope: Scope, receive: Receive) -> Receive:
+    async def _buffered(self, scope: Scope, receive: Receive, *, chunked: bool) -> Receive:
         """Read the whole body now, so that a slow sender holds no thread, and refuse one that is too large.
 
-        Leaves a correct Content-Length in the scope: Django reads no body without it.
+        Leaves a Content-Length in the scope also for a body in chunks: Django reads none without it.
         """
-        try:
-            async with asyncio.timeout(self._body_seconds):
-                body = await _read(receive)
-        except TimeoutError as error:
-            # The contract has no 408.
-            raise _Refused("validation_error", "The body did not arrive in time.", unread=True) from error
-        headers = [
-            pair for pair in scope["headers"] if pair[0] not in (b"content-length", b"transfer-encoding")
-        ]
-        scope["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
+        body = await self._read_in_time(receive)
+        if chunked:
+            headers = [pair for pair in scope["headers"] if pair[0] not in _FRAMING]
+            scope["headers"] = [*headers, (b"content-length", b"%d" % len(body))]
         handed_out = False
 
         async def replay() -> Message:
@@ -192,6 +188,29 @@ class Front:
             return {"type": "http.request", "body": body, "more_body": False}
 
         return replay
+
+    async def _read_in_time(self, receive: Receive) -> bytes:
+        # asyncio.timeout() says the same in fewer lines, and takes three times as long as all of the front.
+        task = asyncio.current_task()
+        assert task is not None
+        is_late = False
+
+        def too_late() -> None:
+            nonlocal is_late
+            is_late = True
+            task.cancel()
+
+        timer = task.get_loop().call_later(self._body_seconds, too_late)
+        try:
+            return await _read(receive)
+        except asyncio.CancelledError as error:
+            if not is_late:
+                raise
+            task.uncancel()
+            # The contract has no 408.
+            raise _Refused("validation_error", "The body did not arrive in time.", unread=True) from error
+        finally:
+            timer.cancel()
 
     # Life -------------------------------------------------------------------------------------------
 
