@@ -72,7 +72,8 @@ class News:
 class Table(Generic[R]):
     """Records of one kind by name; old ones that nobody asked for lately make room for others.
 
-    The oldest goes, unless it was asked for since it came or was last spared: then it is spared once more. Reading moves nothing, which a list by last use would do at every look.
+    The oldest goes, unless it was asked for since it came or was last spared: then it is spared once more.
+    Reading moves nothing, which a list by last use would do at every look.
     """
 
     def __init__(self, kind: Kind, capacity: int) -> None:

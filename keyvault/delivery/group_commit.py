@@ -82,6 +82,7 @@ class GroupCommit:
         self._unsure: deque[_Entry] = deque()  # may be in the database: to the fallback, which asks later
         self._busy: dict[Lane, tuple[int, list[_Entry]]] = {}
         self._sent_at = 0.0
+        self.batches = 0
         self._woken = False
         self._next_lane: asyncio.TimerHandle | None = None
         self._learning: asyncio.Task[None] | None = None
@@ -176,6 +177,7 @@ class GroupCommit:
             batch.add(entry.row)
         self._busy[lane] = (self._cache.seen, entries)
         self._sent_at = now
+        self.batches += 1
         lane.send(self._cache.seen, batch, self._done)
 
     def _done(self, lane: Lane, outcome: Outcome | Unavailable) -> None:

@@ -36,7 +36,6 @@ from keyvault.limits import limiter
 log = structlog.get_logger("keyturn.delivery")
 
 FOLLOW_SECONDS: Final = 0.5
-KEYRING_SECONDS: Final = 0.1
 RECENT: Final = timedelta(days=1)
 MOST_PRELOADED: Final = 10_000
 
@@ -75,7 +74,7 @@ class Plane:
         self._looking: asyncio.Task[None] | None = None
         self._waiters: dict[asyncio.Future[None], Sequence[Record]] = {}
         self._keys: Keys | None = None
-        self._keys_until = float("-inf")
+        self._keys_at = -1
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Life -------------------------------------------------------------------------------------------
@@ -143,11 +142,10 @@ class Plane:
     # Memory -----------------------------------------------------------------------------------------
 
     def keys(self) -> Keys:
-        """The keys of this process; a changed keyring file is noticed within a tenth of a second."""
-        now = asyncio.get_running_loop().time()
-        if self._keys is None or now >= self._keys_until:
+        """The keys of this process; a changed keyring file is noticed by the next batch."""
+        if self._keys is None or self._keys_at != self._commit.batches:
             held, self._keys = self._keys, keystore.keys()
-            self._keys_until = now + KEYRING_SECONDS
+            self._keys_at = self._commit.batches
             if held is not None and held is not self._keys:
                 # Row MACs and ETags were made with the keys of before.
                 self._forget_everything()
@@ -254,7 +252,7 @@ class Plane:
 
     def _has_new_keys(self) -> bool:
         """Whether the keyring has changed since this decision: then it knows the KEK that was missing."""
-        held, self._keys_until = self._keys, float("-inf")
+        held, self._keys_at = self._keys, -1
         return self.keys() is not held
 
     def tally(self) -> Tally:
