@@ -135,6 +135,8 @@ class PostgreSQLLane:
     def __init__(self) -> None:
         self.connected = False
         self._connection: psycopg.Connection | None = None
+        # Remembered: libpq closes it by itself and forgets it, while the event loop still waits for it.
+        self._socket = -1
         self._done: Done | None = None
         self._outcome: Outcome | Unavailable | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -145,7 +147,8 @@ class PostgreSQLLane:
             self._connection = await loop.run_in_executor(None, _connect)
         except psycopg.Error as error:
             raise Unavailable from error
-        loop.add_reader(self._connection.pgconn.socket, self._readable)
+        self._socket = self._connection.pgconn.socket
+        loop.add_reader(self._socket, self._readable)
         self.connected = True
 
     def send(self, seen: int, batch: Batch, done: Done) -> None:
@@ -172,9 +175,9 @@ class PostgreSQLLane:
         assert self._connection is not None
         loop, pgconn = asyncio.get_running_loop(), self._connection.pgconn
         if pgconn.flush():
-            loop.add_writer(pgconn.socket, self._writable)
+            loop.add_writer(self._socket, self._writable)
         else:
-            loop.remove_writer(pgconn.socket)
+            loop.remove_writer(self._socket)
 
     def _writable(self) -> None:
         try:
@@ -220,8 +223,8 @@ class PostgreSQLLane:
         if self._connection is not None:
             loop, held = asyncio.get_running_loop(), self._connection
             self._connection, self.connected = None, False
-            loop.remove_reader(held.pgconn.socket)
-            loop.remove_writer(held.pgconn.socket)
+            loop.remove_reader(self._socket)
+            loop.remove_writer(self._socket)
             held.close()
 
     async def close(self) -> None:
