@@ -36,6 +36,7 @@ from keyvault.limits import limiter
 log = structlog.get_logger("keyturn.delivery")
 
 FOLLOW_SECONDS: Final = 0.5
+REPLAY_AGAIN: Final = 2.0
 RECENT: Final = timedelta(days=1)
 MOST_PRELOADED: Final = 10_000
 
@@ -133,11 +134,14 @@ class Plane:
         self._keep(self._replay())
 
     async def _replay(self) -> None:
-        await self._spool.hand_over()
-        try:
-            await run(spool.replay, self._spool_directory)
-        except DatabaseError as error:
-            log.warning("spool not replayed", error=type(error).__name__)
+        while True:
+            await self._spool.hand_over()
+            try:
+                await run(spool.replay, self._spool_directory)
+                return
+            except DatabaseError as error:
+                log.warning("spool not replayed", error=type(error).__name__)
+            await asyncio.sleep(REPLAY_AGAIN)
 
     # Memory -----------------------------------------------------------------------------------------
 
