@@ -119,11 +119,9 @@ class TestOverTheWire:
         token = world.access_token("*", expires_in=600)
         assert codes(world, token) == {""}
         with another_signing_key(world.server.keyring):
-            # A changed keyring is noticed within a tenth of a second.
-            wait_for(lambda: codes(world, token) == {"invalid_access_token"}, "the new key is known", 20)
             assert codes(world, token) == {"invalid_access_token"}
             assert codes(world, world.access_token("*")) == {""}
-        wait_for(lambda: codes(world, token) == {""}, "the old key is back", 20)
+        assert codes(world, token) == {""}
 
 
 class TestClaims:
