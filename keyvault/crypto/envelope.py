@@ -16,7 +16,8 @@ from __future__ import annotations
 import hmac
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -52,6 +53,12 @@ _COMMIT_SIZE: Final = 32
 _NONCE_SIZE: Final = 12
 _TAG_SIZE: Final = 16
 _HEADER_SIZE: Final = len(_PREAMBLE) + _SALT_SIZE + _COMMIT_SIZE + _NONCE_SIZE
+_SHORTEST: Final = _HEADER_SIZE + _TAG_SIZE
+_LONGEST: Final = _SHORTEST + MAX_PLAINTEXT
+_SALT_END: Final = len(_PREAMBLE) + _SALT_SIZE
+_COMMIT_END: Final = _SALT_END + _COMMIT_SIZE
+_COMMIT_LENGTH: Final = _COMMIT_SIZE.to_bytes(4, "big")
+_HEADER_LENGTH: Final = _HEADER_SIZE.to_bytes(4, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +94,7 @@ class Sealed:
     kid: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(NamedTuple):
     raw: bytes
     salt: bytes
     commit: bytes
@@ -97,31 +103,39 @@ class _Header:
 
 def _parse(ciphertext: bytes) -> _Header | None:
     """Split off the header; None for anything that we did not write."""
-    longest = _HEADER_SIZE + MAX_PLAINTEXT + _TAG_SIZE
-    if not _HEADER_SIZE + _TAG_SIZE <= len(ciphertext) <= longest or not ciphertext.startswith(_PREAMBLE):
+    if not _SHORTEST <= len(ciphertext) <= _LONGEST or not ciphertext.startswith(_PREAMBLE):
         return None
-    salt_end = len(_PREAMBLE) + _SALT_SIZE
-    commit_end = salt_end + _COMMIT_SIZE
     return _Header(
-        raw=ciphertext[:_HEADER_SIZE],
-        salt=ciphertext[len(_PREAMBLE) : salt_end],
-        commit=ciphertext[salt_end:commit_end],
-        nonce=ciphertext[commit_end:_HEADER_SIZE],
+        ciphertext[:_HEADER_SIZE],
+        ciphertext[len(_PREAMBLE) : _SALT_END],
+        ciphertext[_SALT_END:_COMMIT_END],
+        ciphertext[_COMMIT_END:_HEADER_SIZE],
     )
 
 
+# What the encryptions are bound to starts the same way each time, and ``lp`` may be put together from parts.
+_DATA: Final = lp("kv1/data")
+_BODY: Final = lp("kv1/ct")
+
+
 def _derive(dek: bytes, salt: bytes, context: bytes) -> tuple[bytes, bytes]:
-    """Return (encryption key, commitment), 32 bytes each."""
-    return _expand(dek, salt, lp("kv1/data", context))
-
-
-def _expand(dek: bytes, salt: bytes, info: bytes) -> tuple[bytes, bytes]:
-    okm = HKDF(algorithm=SHA256(), length=64, salt=salt, info=info).derive(dek)
+    """Return (encryption key, commitment), 32 bytes each. ``context`` is ``lp(CTX)``, here and below."""
+    hkdf = HKDF(algorithm=SHA256(), length=64, salt=salt, info=_DATA + context)
+    okm = hkdf.derive(dek)
     return okm[:32], okm[32:]
 
 
+@lru_cache(maxsize=256)
+def _wrap(kid: str) -> bytes:
+    return lp("kv1/wrap", kid)
+
+
 def _wrap_aad(kid: str, context: bytes, commit: bytes) -> bytes:
-    return lp("kv1/wrap", kid, context, commit)
+    return _wrap(kid) + context + _COMMIT_LENGTH + commit
+
+
+def _body_aad(header: bytes, context: bytes) -> bytes:
+    return _BODY + _HEADER_LENGTH + header + context
 
 
 def seal(secret: Secret, context: Context, *, environment: str, keks: KekProvider) -> Sealed:
@@ -136,14 +150,14 @@ def seal(secret: Secret, context: Context, *, environment: str, keks: KekProvide
 
 def seal_under(secret: Secret, context: Context, *, environment: str, kid: str, keks: KekProvider) -> Sealed:
     """Seal a secret under one named KEK; for canaries, which must prove every kid."""
-    encoded = context.encoded()
+    encoded = lp(context.encoded())
     if len(secret.expose().encode()) > MAX_PLAINTEXT:
         raise ValueError(f"A sealed secret has at most {MAX_PLAINTEXT} bytes.")
     dek, salt, nonce = os.urandom(DEK_SIZE), os.urandom(_SALT_SIZE), os.urandom(_NONCE_SIZE)
     encryption_key, commit = _derive(dek, salt, encoded)
     wrapped = keks.wrap(environment, kid, dek, _wrap_aad(kid, encoded, commit))
     header = _PREAMBLE + salt + commit + nonce
-    body = AESGCM(encryption_key).encrypt(nonce, secret.expose().encode(), lp("kv1/ct", header, encoded))
+    body = AESGCM(encryption_key).encrypt(nonce, secret.expose().encode(), _body_aad(header, encoded))
     return Sealed(header + body, wrapped, kid)
 
 
@@ -153,18 +167,13 @@ class Opener:
     Every ``open`` unwraps the DEK again: no key and no plaintext is kept between two of them.
     """
 
-    __slots__ = ("_body", "_body_aad", "_header", "_info", "_kid", "_wrap_aad", "_wrapped")
+    __slots__ = ("_ciphertext", "_context", "_kid", "_wrapped")
 
     def __init__(self, sealed: Sealed, context: Context) -> None:
-        encoded = context.encoded()
-        self._header = _parse(sealed.ciphertext)
-        self._kid = sealed.kid
+        self._ciphertext = sealed.ciphertext
         self._wrapped = sealed.wrapped_dek
-        self._info = lp("kv1/data", encoded)
-        if self._header is not None:
-            self._body = sealed.ciphertext[_HEADER_SIZE:]
-            self._body_aad = lp("kv1/ct", self._header.raw, encoded)
-            self._wrap_aad = _wrap_aad(sealed.kid, encoded, self._header.commit)
+        self._kid = sealed.kid
+        self._context = lp(context.encoded())
 
     def open(self, environment: str, keks: KekProvider) -> Secret:
         """Return the secret. Raises as ``open_sealed`` does."""
@@ -175,17 +184,20 @@ class Opener:
         return secret
 
     def _open(self, environment: str, keks: KekProvider) -> Secret | None:
-        header = self._header
+        header = _parse(self._ciphertext)
         if header is None:
             return None
-        dek = keks.unwrap(environment, self._kid, self._wrapped, self._wrap_aad)
+        context = self._context
+        dek = keks.unwrap(environment, self._kid, self._wrapped, _wrap_aad(self._kid, context, header.commit))
         if len(dek) != DEK_SIZE:
             return None
-        encryption_key, commit = _expand(dek, header.salt, self._info)
+        encryption_key, commit = _derive(dek, header.salt, context)
         if not hmac.compare_digest(commit, header.commit):
             return None
         try:
-            plaintext = AESGCM(encryption_key).decrypt(header.nonce, self._body, self._body_aad)
+            plaintext = AESGCM(encryption_key).decrypt(
+                header.nonce, self._ciphertext[_HEADER_SIZE:], _body_aad(header.raw, context)
+            )
         except InvalidTag:
             return None
         # Only seal() makes plaintext that gets past the tag, so this is UTF-8.
@@ -207,7 +219,7 @@ def rewrap(sealed: Sealed, context: Context, *, environment: str, keks: KekProvi
     The unwrapped DEK is checked against the commitment, and the new wrap is opened again
     before it is returned. Raises as ``open_sealed`` does.
     """
-    encoded = context.encoded()
+    encoded = lp(context.encoded())
     header = _parse(sealed.ciphertext)
     if header is None:
         raise IntegrityError

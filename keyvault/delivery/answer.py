@@ -78,24 +78,29 @@ def check_format(name: str) -> str:
     return name
 
 
-def deliver(key: KeyRecord, choice: Choice, secret: Secret, form: str, etag: bytes) -> Answer:
+def deliver(key: KeyRecord, choice: Choice, secret: Secret, form: str, keys: Keys) -> Answer:
     """The answer with the key in it, as JSON, as bare text, or as lines for a shell."""
+    etag, before, after = _parts(key, choice, keys)
     headers: Headers = ((b"etag", etag),)
     if form == "raw":
         return Answer(200, secret.expose().encode(), TEXT, headers)
     if form == "env":
         return Answer(200, _env_lines(key, choice, secret).encode(), TEXT, headers)
-    _, before, after = key.parts[choice.label, choice.version.number]
     return Answer(200, before + json.dumps(secret.expose()).encode() + after, JSON, headers)
 
 
 def etag_of(key: KeyRecord, choice: Choice, keys: Keys) -> bytes:
-    """The ETag of this choice. It and the JSON around the secret live as long as the record."""
-    name = (choice.label, choice.version.number)
-    parts = key.parts.get(name)
+    """The ETag of this choice."""
+    return _parts(key, choice, keys)[0]
+
+
+def _parts(key: KeyRecord, choice: Choice, keys: Keys) -> tuple[bytes, bytes, bytes]:
+    """The ETag, and the JSON object before and after the secret; written once for each record."""
+    parts = choice.version.parts
     if parts is None:
-        parts = key.parts[name] = (choice.etag(keys.service.etag).encode(), *_around(key, choice))
-    return parts[0]
+        etag = choice.etag(keys.service.etag).encode()
+        parts = choice.version.parts = (etag, *_around(key, choice))
+    return parts
 
 
 def _around(key: KeyRecord, choice: Choice) -> tuple[bytes, bytes]:

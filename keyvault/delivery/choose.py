@@ -60,7 +60,7 @@ def _label_for(view: View, permit: Permit, instance: str) -> Label:
 def _holds_outgoing_jobs(view: View, permit: Permit, instance: str) -> bool:
     """Whether the provider would answer 404 for this instance's running jobs under any other key."""
     key = permit.key
-    outgoing = key.labels.get(Label.CURRENT if key.split is not None else Label.PREVIOUS)
+    outgoing = key.current if key.split is not None else key.previous
     if outgoing is None or not outgoing.deliverable:
         return False
     consumer = permit.caller.token.consumer_id
@@ -79,7 +79,7 @@ def _no_active_version() -> KeyturnError:
 
 
 def _labelled(key: KeyRecord, label: Label) -> Choice:
-    version = key.labels.get(label)
+    version = key.labelled(label)
     if version is None or not version.deliverable:
         raise _no_active_version()
     return Choice(version, label.value)
@@ -94,4 +94,4 @@ def _numbered(view: View, key: KeyRecord, number: int) -> Choice:
         raise KeyturnError("version_gone", "This version no longer exists.")
     if not deliverable:
         raise _no_active_version()
-    return Choice(version, key.label_of(version))
+    return Choice(version, key.label_of(number) or "")

@@ -50,7 +50,7 @@ def _decide(view: View, plane: Plane, request: Request, tally: Tally, form: str)
     if not with_key:
         return Decided(answer.without_key(304 if known else 200, etag), row)
     secret = choice.version.open(permit.key.environment, view.keys.keks)
-    return Decided(answer.deliver(permit.key, choice, secret, form, etag), row)
+    return Decided(answer.deliver(permit.key, choice, secret, form, view.keys), row)
 
 
 def choose(view: View, plane: Plane, request: Request, tally: Tally) -> tuple[Permit, Choice]:

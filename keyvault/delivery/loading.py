@@ -9,8 +9,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import ip_network
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.db import connection
 
@@ -30,9 +31,11 @@ from keyvault.delivery.records import (
     VersionRecord,
     as_uuid,
 )
-from keyvault.domain import Label, Split, State
+from keyvault.domain import Split, State
 from keyvault.keystore import context_of, installation_id
 from keyvault.models import Change, ChangeCounter, ConsumerToken, Grant, Key, KeyVersion, OpenJobs
+
+T = TypeVar("T")
 
 MOST_CHANGES: Final = 20_000
 ID_BYTES: Final = 16
@@ -130,6 +133,12 @@ def _changes(seen: int) -> tuple[int, bool, list[Noted]]:
     return seq, False, [Noted(kind, _uuid(ref), _uuid(parent)) for _, _, kind, ref, parent in rows if kind]
 
 
+@lru_cache(maxsize=4096)
+def _shared(value: T) -> T:
+    """One object for equal values: many keys have the same consumer, environment, verbs and provider."""
+    return value
+
+
 def _uuid(value: object) -> uuid.UUID | None:
     # SQLite has no type for it and gives back text.
     return value if value is None or isinstance(value, uuid.UUID) else uuid.UUID(str(value))
@@ -168,11 +177,11 @@ def _token(row: Any) -> Record:
         return Tampered()
     return TokenRecord(
         id=row.id.bytes,
-        consumer_id=row.consumer_id.bytes,
+        consumer_id=_shared(row.consumer_id.bytes),
         consumer=row.consumer__slug,
         team_id=row.consumer__team_id,
-        environment_id=row.environment_id.bytes,
-        environment=row.environment__slug,
+        environment_id=_shared(row.environment_id.bytes),
+        environment=_shared(row.environment__slug),
         hint=row.hint,
         networks=tuple(ip_network(cidr) for cidr in row.cidrs),
         rate_per_minute=row.rate_per_minute,
@@ -188,7 +197,7 @@ def _grants(names: Sequence[Any]) -> Iterator[Found]:
         service__slug__in=[service for _, _, service in names],
     )
     for row in rows.values_list(*GRANT, named=True):
-        name = (row.consumer_id.bytes, row.environment_id.bytes, row.service__slug)
+        name = (_shared(row.consumer_id.bytes), _shared(row.environment_id.bytes), row.service__slug)
         if name in wanted:
             yield Found("grant", name, row.id, _grant(row))
 
@@ -198,8 +207,8 @@ def _grant(row: Any) -> Record:
         return Tampered()
     return GrantRecord(
         service_id=row.service_id.bytes,
-        environment_id=row.environment_id.bytes,
-        verbs=frozenset(row.verbs),
+        environment_id=_shared(row.environment_id.bytes),
+        verbs=_shared(frozenset(row.verbs)),
     )
 
 
@@ -212,16 +221,15 @@ def _keys(names: Sequence[Any]) -> Iterator[Found]:
         if (row.service_id.bytes, row.environment_id.bytes) in wanted
     ]
     labelled = [id_ for row in rows for id_ in (row.current_id, row.pending_id, row.previous_id) if id_]
-    versions = {version.id: version for version in _versions_of(labelled)}
+    versions = {as_uuid(version.id): version for version in _versions_of(labelled)}
     for row in rows:
         name = (row.service_id.bytes, row.environment_id.bytes)
         yield Found("key", name, row.id, _key(row, versions))
 
 
-def _key(row: Any, versions: dict[bytes, VersionRecord]) -> Record:
+def _key(row: Any, versions: dict[uuid.UUID, VersionRecord]) -> Record:
     if not integrity.intact(Key, row):
         return Tampered()
-    labels = {label: getattr(row, f"{label.value}_id") for label in Label}
     split = None
     if row.pending_id is not None:
         split = Split(row.weight or 0, bytes(row.split_salt), frozenset(row.canaries), frozenset(row.pinned))
@@ -229,18 +237,20 @@ def _key(row: Any, versions: dict[bytes, VersionRecord]) -> Record:
         id=row.id.bytes,
         service_id=row.service_id.bytes,
         service=row.service__slug,
-        environment_id=row.environment_id.bytes,
-        environment=row.environment__slug,
-        provider=row.service__provider__slug,
-        auth_header=row.service__provider__auth_header,
-        auth_scheme=row.service__provider__auth_scheme,
-        base_url=row.service__provider__base_url,
+        environment_id=_shared(row.environment_id.bytes),
+        environment=_shared(row.environment__slug),
+        provider=_shared(row.service__provider__slug),
+        auth_header=_shared(row.service__provider__auth_header),
+        auth_scheme=_shared(row.service__provider__auth_scheme),
+        base_url=_shared(row.service__provider__base_url),
         key_affine=row.service__provider__key_affine,
         max_job_age_seconds=row.service__provider__max_job_age_seconds,
         refresh_seconds=row.refresh_seconds,
         split=split,
-        # Read a moment after the key: one that is gone by now has moved the counter too.
-        labels={label: versions[id_.bytes] for label, id_ in labels.items() if id_ and id_.bytes in versions},
+        # Read a moment after the key: one that is not there has moved the counter too.
+        current=versions.get(row.current_id),
+        pending=versions.get(row.pending_id),
+        previous=versions.get(row.previous_id),
     )
 
 

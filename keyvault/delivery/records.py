@@ -8,7 +8,6 @@ turn, which a UUID does slowly.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
@@ -86,6 +85,8 @@ class VersionRecord(Record):
     expires_at: datetime | None
     intact: bool
     sealed: Opener | None = field(repr=False)
+    # What answering has written already: the ETag, and the JSON before and after the secret.
+    parts: tuple[bytes, bytes, bytes] | None = field(default=None, init=False, repr=False)
 
     @property
     def deliverable(self) -> bool:
@@ -103,10 +104,7 @@ class VersionRecord(Record):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class KeyRecord(Record):
-    """A key with the versions that carry its labels, its service and its provider.
-
-    ``parts`` keeps what answering has written already, by label and number (``answer.py`` fills it).
-    """
+    """A key with the versions that carry its labels, its service and its provider."""
 
     id: bytes
     service_id: bytes
@@ -121,12 +119,9 @@ class KeyRecord(Record):
     max_job_age_seconds: int
     refresh_seconds: int
     split: Split | None
-    labels: Mapping[Label, VersionRecord]
-    parts: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = field(default_factory=dict, repr=False)
-
-    @property
-    def pending(self) -> VersionRecord | None:
-        return self.labels.get(Label.PENDING)
+    current: VersionRecord | None
+    pending: VersionRecord | None
+    previous: VersionRecord | None
 
     @property
     def weight(self) -> int | None:
@@ -135,11 +130,18 @@ class KeyRecord(Record):
     @property
     def changing(self) -> bool:
         """Whether a rotation moves its labels: another version may answer soon."""
-        return self.split is not None or Label.PREVIOUS in self.labels
+        return self.split is not None or self.previous is not None
 
-    def label_of(self, version: VersionRecord) -> str:
-        """The label of a version; "" for one that has none."""
-        return next((label.value for label, held in self.labels.items() if held.id == version.id), "")
+    def labelled(self, label: Label) -> VersionRecord | None:
+        """The version that carries a label."""
+        if label is Label.CURRENT:
+            return self.current
+        return self.pending if label is Label.PENDING else self.previous
+
+    def label_of(self, number: int) -> Label | None:
+        """The label that a version carries, by its number."""
+        held = ((label, self.labelled(label)) for label in Label)
+        return next((label for label, version in held if version and version.number == number), None)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -79,7 +79,7 @@ def _told(presented: Presented, code: str) -> dict[str, object]:
         "service": key.service,
         "environment": key.environment,
         "version": version.number,
-        "label": key.label_of(version) or None,
+        "label": key.label_of(version.number),
     }
 
 
@@ -119,8 +119,8 @@ def _find(view: View, text: str) -> Presented | None:
 
 
 def _version(view: View, key: KeyRecord, number: int) -> VersionRecord | None:
-    labelled = next((version for version in key.labels.values() if version.number == number), None)
-    version = labelled or view.version(key.id, number)
+    label = key.label_of(number)
+    version = view.version(key.id, number) if label is None else key.labelled(label)
     if version is not None and not version.intact:
         raise IntegrityError
     return version

@@ -24,6 +24,7 @@ from keyvault.crypto.envelope import (
 )
 from keyvault.crypto.keyring import KekDescription, Keyring
 from keyvault.crypto.keyring_document import EnvironmentKeks, KeyringDocument, new_document
+from keyvault.crypto.mac import lp
 from keyvault.crypto.secret import Secret
 
 PLAIN = "sk-live-canary-9b1c"
@@ -256,7 +257,7 @@ def seen_in_frames(error: BaseException) -> list[object]:
 
 def test_no_frame_of_a_failure_holds_the_dek(keks: Keyring, context: Context) -> None:
     sealed = seal(Secret(PLAIN), context, environment="prod", keks=keks)
-    aad = envelope._wrap_aad(sealed.kid, context.encoded(), sealed.ciphertext[36:68])
+    aad = envelope._wrap_aad(sealed.kid, lp(context.encoded()), sealed.ciphertext[36:68])
     dek = keks.unwrap("prod", sealed.kid, sealed.wrapped_dek, aad)
     broken = replace(sealed, ciphertext=sealed.ciphertext[:-1] + bytes([sealed.ciphertext[-1] ^ 1]))
     with pytest.raises(IntegrityError) as caught:
