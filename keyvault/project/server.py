@@ -47,6 +47,9 @@ KILL_AFTER: Final = 30
 BACKLOG: Final = 2048  # connections that wait for one worker; the kernel's somaxconn bounds it too
 # Of one connection: request line and header must fit, and a body passes in such pieces.
 BUFFER_BYTES: Final = 32 * 1024
+# Almost everything is freed without the collector of cycles, and a full one takes 50 ms with a large cache:
+# then every caller waits. So it looks seldom at what is young, and hardly ever at everything.
+COLLECT_AFTER: Final = (10_000, 20, 100)
 # What a process needs beside its connections: database, files, pipes.
 _OTHER_FILES: Final = 256
 _LEAST_LIFETIME: Final = 60  # granian's
@@ -216,6 +219,7 @@ def _enter(server: int, load: Load) -> Application:
         signal.signal(number, signal.SIG_DFL)
     # Nothing is lost: an answer leaves only after its record is durable.
     die_with_parent(server, with_signal=signal.SIGKILL)
+    gc.set_threshold(*COLLECT_AFTER)
     application = load()
     if isinstance(application, Front):
         application.on_startup.append(partial(_await_the_end, application))
