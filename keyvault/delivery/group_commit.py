@@ -88,8 +88,14 @@ class GroupCommit:
         self._learning: asyncio.Task[None] | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._retry_at = 0.0
+        self._refused = False
         self._closed = False
         self.confirmed_at = float("-inf")
+
+    @property
+    def away(self) -> bool:
+        """Whether there is no connection, and the last attempt to make one failed."""
+        return self._refused and not any(lane.connected for lane in self._lanes)
 
     def confirm(self, used: Sequence[Record], row: Row | None) -> asyncio.Future[bool]:
         """Commit ``row`` (None: only make sure that the decision is current).
@@ -247,9 +253,11 @@ class GroupCommit:
                 if not lane.connected:
                     await lane.open()
                     self._wake()
+            self._refused = False
         except Unavailable as error:
             log.error("database away", error=type(error.__cause__).__name__)
             self._retry_at = asyncio.get_running_loop().time() + RETRY_AFTER
+            self._refused = True
         finally:
             self._connecting = None
             if any(lane.connected for lane in self._lanes):

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, OperationalError, connection
 
 from keyvault import keystore
 from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
@@ -185,6 +185,9 @@ class Plane:
             wanted, done = self._wanted, self._next_look
             self._wanted, self._next_look = {}, None
             try:
+                if self._commit.away:
+                    # A thread would wait long for a connection that cannot come.
+                    raise OperationalError("The database is away.")
                 news = await run(loading.look, self.cache.seen, wanted)
             except Exception as error:  # everybody who waits for this look gets the reason
                 done.set_exception(error)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from django.db import connection, transaction
@@ -34,7 +34,9 @@ from keyvault.services.usage import FOLD_LOCK, hold_up_folding
 
 log = structlog.get_logger("keyturn.delivery")
 
-_SUFFIX = ".spool"
+_SUFFIX: Final = ".spool"
+# Folding, and all delivery behind it, waits for one of these transactions.
+_REPLAYED_AT_ONCE: Final = 1_000
 
 
 class SpoolLane:
@@ -165,11 +167,11 @@ def _taken(path: Path) -> Iterator[bool]:
 def _replay_file(path: Path) -> int:
     new = 0
     _let_inserts_end()
-    for told in _lines(path):
+    for deliveries, verifications in _batches(path):
         with transaction.atomic():
             hold_up_folding()
-            new += _replay_deliveries(told["deliveries"])
-            new += _replay_verifications(told["verifications"])
+            new += _replay_deliveries(deliveries)
+            new += _replay_verifications(verifications)
     log.info("records replayed", rows=new)
     return new
 
@@ -181,6 +183,19 @@ def _let_inserts_end() -> None:
             # Who waits for this lock holds up all delivery behind it, so not for long.
             cursor.execute("SET LOCAL lock_timeout = '2s'")
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [FOLD_LOCK])
+
+
+def _batches(path: Path) -> Iterator[tuple[list[list[Any]], list[list[Any]]]]:
+    """The deliveries and verifications of many lines at a time: a line may be one row."""
+    deliveries: list[list[Any]] = []
+    verifications: list[list[Any]] = []
+    for told in _lines(path):
+        deliveries += told["deliveries"]
+        verifications += told["verifications"]
+        if len(deliveries) + len(verifications) >= _REPLAYED_AT_ONCE:
+            yield deliveries, verifications
+            deliveries, verifications = [], []
+    yield deliveries, verifications
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -117,6 +117,7 @@ def test_a_crash_before_the_file_was_removed_doubles_nothing(reader: Traffic, tm
 def test_a_crash_in_the_middle_goes_on_where_it_was(
     reader: Traffic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(spool, "_REPLAYED_AT_ONCE", 1)
     keep(tmp_path, [delivery(reader, "a")], [delivery(reader, "b")], [delivery(reader, "c")])
     write = spool._replay_deliveries
     calls = iter((write, write, None))
@@ -134,6 +135,22 @@ def test_a_crash_in_the_middle_goes_on_where_it_was(
     assert recorded() == ["a", "b"]
     assert replay(tmp_path) == 1
     assert recorded() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
+def test_lines_may_be_taken_together(
+    reader: Traffic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(spool, "_REPLAYED_AT_ONCE", at_once)
+    names = [f"{n}" for n in range(5)]
+    path = keep(
+        tmp_path, *([delivery(reader, name, int(name)), verification(reader, int(name))] for name in names)
+    )
+    lines = path.read_bytes()
+    assert replay(tmp_path) == 10
+    path.write_bytes(lines)
+    assert replay(tmp_path) == 0
+    assert (recorded(), Verification.objects.count()) == (names, 5)
 
 
 def test_what_was_committed_before_the_connection_broke_is_not_written_again(

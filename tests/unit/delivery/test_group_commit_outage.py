@@ -81,6 +81,28 @@ def test_without_a_database_everybody_is_told_at_once() -> None:
     run(story())
 
 
+def test_whether_the_database_is_away_is_known_without_asking_it() -> None:
+    async def story() -> None:
+        scene = Scene(lanes=2)
+        unplugged(scene)
+        assert not scene.commit.away, "nobody has tried"
+        await asyncio.gather(scene.ask("a"), return_exceptions=True)
+        assert scene.commit.away
+        scene.lanes[1].connected = True
+        assert not scene.commit.away
+        scene.lanes[1].connected = False
+        unplugged(scene, refuses=False)
+        await asyncio.sleep(RETRY_AFTER)
+        future = scene.ask("b")
+        await turns()
+        await scene.lane.commit()
+        assert await future
+        unplugged(scene, refuses=False)
+        assert not scene.commit.away, "the last attempt went well"
+
+    run(story())
+
+
 def test_a_database_that_is_back_is_found_by_the_next_request() -> None:
     async def story() -> None:
         scene = Scene()
