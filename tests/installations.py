@@ -55,7 +55,7 @@ class Installation:
             {
                 name: text
                 for name, text in database_settings(self.url, self.data, pool_size=0).items()
-                if name in ("NAME", "HOST", "PORT", "USER", "PASSWORD")
+                if name in ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS")
             }
         )
         django_settings.KEYTURN_KEYRING = self.data / "keyring.json"
@@ -179,7 +179,8 @@ class OwnPostgreSQL:
         self.url = str(self._server.get_uri())
 
     def kill(self) -> None:
-        """SIGKILL to every one of its processes at once."""
+        """SIGKILL to every one of its processes at once. Connections of this process are let go."""
+        connection.close()
         postmaster = psutil.Process(self._server.get_pid())
         processes = [postmaster, *postmaster.children(recursive=True)]
         for process in processes:

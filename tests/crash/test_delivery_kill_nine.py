@@ -7,16 +7,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pytest_django import DjangoDbBlocker
 
 from keyvault.models import Delivery
 from tests.api.delivery.world import build
-from tests.installations import Installation, Web, install, web
+from tests.installations import Installation, Web, web
 from tests.integration.plain_http import End
 from tests.integration.processes import DEADLINE
 from tests.load import Load, Question
@@ -31,16 +29,6 @@ CONNECTIONS = 12
 ANSWERS_BETWEEN = 6
 # Processes that start fast; what is promised does not depend on it.
 SMALL = {"KEYTURN_DATABASE_POOL": "0", "KEYTURN_WEB_THREADS": "1"}
-
-
-@pytest.fixture
-def installation(
-    tmp_path: Path, database_vendor: str, django_db_blocker: DjangoDbBlocker
-) -> Iterator[Installation]:
-    with django_db_blocker.unblock():
-        fresh = install(tmp_path, os.environ.get("DATABASE_URL", ""))
-        with fresh.in_force():
-            yield fresh
 
 
 @dataclass
