@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from keyvault.actors import SYSTEM
@@ -73,7 +74,6 @@ class World:
         )
         self.key_id = keys.create_key(SYSTEM, self.service, self.environment, now=now).id
         self.consumer, self.token = self._consumer(n)
-        self.desk = Desk(self.token)
         self.instances = [Instance(f"web-{i}") for i in range(instances)]
         self.failures: Counter[str] = Counter()
         self.requests = 0
@@ -188,6 +188,10 @@ class World:
     def traffic(self, *, calls: int = 5) -> None:
         for instance in self.instances:
             self.use(instance, calls=calls)
+
+    @cached_property
+    def desk(self) -> Desk:
+        return Desk(self.token)
 
     def ask(self, instance: Instance) -> KeyVersion:
         """What delivery answers this instance: its own steps, at the time of the story."""
