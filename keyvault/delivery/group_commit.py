@@ -260,7 +260,7 @@ class GroupCommit:
             self._refused = True
         finally:
             self._connecting = None
-            if any(lane.connected for lane in self._lanes):
+            if any(lane.connected for lane in self._lanes) and not self._closed:
                 self._on_connected()
             self._wake()
 
@@ -275,5 +275,8 @@ class GroupCommit:
             *self._unsure,
         ]:
             await asyncio.wait([entry.future for entry in entries])
+        if self._connecting is not None:
+            # A connection that arrives later would be closed by nobody.
+            await asyncio.wait({self._connecting})
         for lane in (*self._lanes, *((self._fallback,) if self._fallback else ())):
             await lane.close()
