@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -153,17 +154,27 @@ class Web:
             end(self.process)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @contextmanager
 def web(
     installation: Installation,
-    port: int,
+    port: int = 0,
     *,
     workers: int = 2,
     data: Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Web]:
-    """``settings`` are environment variables. ``data``: a data directory of its own, as on another host."""
-    started = Web(installation, port, workers, settings or {}, data)
+    """``settings`` are environment variables; ``port`` 0 is any free one.
+
+    ``data``: a data directory of its own, as on another host.
+    """
+    started = Web(installation, port or free_port(), workers, settings or {}, data)
     try:
         started.start()
         yield started

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.integration.plain_http import Connection, End, Exchange
-from tests.integration.processes import wait_for
+from tests.integration.processes import DEADLINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +110,25 @@ class Load:
 
     # What came of it ---------------------------------------------------------------------------------
 
-    def more(self, count: int, wanted: Callable[[Answer], bool] = lambda answer: answer.whole) -> None:
-        """Wait for so many more answers of this kind."""
+    def more(
+        self,
+        count: int,
+        wanted: Callable[[Answer], bool] = lambda answer: answer.whole,
+        *,
+        since: float = 0.0,
+    ) -> None:
+        """Wait for so many more answers of this kind to requests that started after ``since``."""
         seen, found = len(self.answers), 0
-
-        def enough() -> bool:
-            nonlocal seen, found
+        deadline, pause = time.monotonic() + DEADLINE, threading.Event()
+        while True:
             assert self._failure is None, self._failure
             fresh = self.answers[seen:]
             seen += len(fresh)
-            found += sum(1 for answer in fresh if wanted(answer))
-            return found >= count
-
-        wait_for(enough, f"{count} more answers")
+            found += sum(1 for answer in fresh if answer.started >= since and wanted(answer))
+            if found >= count:
+                return
+            assert time.monotonic() < deadline, f"{found} of {count} more answers"
+            pause.wait(0.005)
 
     def statuses(self) -> Counter[str]:
         """How often each status came; requests without a whole answer by how they ended."""

@@ -97,6 +97,7 @@ def test_within_the_grace_answers_go_on_and_are_replayed_once(
             stopped = time.monotonic()
             load.more(500, delivered)
             assert stranger.get().code == "database_unavailable", "nobody knows whether it may"
+            assert time.monotonic() - stopped < LONGEST, "and it is told so at once"
             # The records of this one wait on disk, and itself is gone.
             killed = time.monotonic()
             os.kill(server.living()[0].pid, signal.SIGKILL)
