@@ -1,0 +1,206 @@
+"""1,200 callers wait for a change of one key at one worker process: all are told at once, and cheaply."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import psycopg
+import pytest
+from django.db import connection
+
+from keyvault import clock
+from keyvault.models import Delivery
+from tests.api.delivery.world import World, build
+from tests.installations import Installation, Web, web
+from tests.integration.plain_http import Connection, End, Exchange
+from tests.integration.processes import wait_for
+
+pytestmark = pytest.mark.serial
+
+T = TypeVar("T")
+
+WAITERS = 1200
+WITHIN = 2.0  # seconds until the last one is answered
+
+
+@pytest.fixture(autouse=True)
+def many_files() -> Iterator[None]:
+    """This process holds the other ends of the connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = WAITERS + 500
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(needed, hard)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Asked(NamedTuple):
+    """Statements: looks at the change log, batches, and all of them with those of the test itself."""
+
+    looks: int = 0
+    batches: int = 0
+    all: int = 0
+
+
+# For all of them together.
+FEW = Asked(looks=4, batches=20)
+
+
+@dataclass
+class Statements:
+    """What PostgreSQL was asked in one database, from its log."""
+
+    log: Path
+    seen: int = 0
+
+    @classmethod
+    def of(cls, installation: Installation) -> Statements:
+        """Only connections that are made from now on are told of."""
+        with psycopg.connect(installation.url, autocommit=True) as admin:
+            name = admin.info.dbname
+            admin.execute(f"ALTER DATABASE \"{name}\" SET log_statement = 'all'")
+        return cls(Path(os.environ["KEYTURN_TEST_BASE"]) / "postgresql" / "log")
+
+    def since(self) -> Asked:
+        """What was asked after the last look at it."""
+        with self.log.open("rb") as log:
+            log.seek(self.seen)
+            fresh = log.read()
+        self.seen += len(fresh)
+        lines = fresh.decode(errors="replace").splitlines()
+        lines = [line for line in lines if " LOG:  execute " in line or " LOG:  statement: " in line]
+        return Asked(
+            looks=sum("FROM keyvault_changecounter c LEFT JOIN" in line for line in lines),
+            batches=sum("WITH now AS" in line for line in lines),
+            all=len(lines),
+        )
+
+
+async def apart(work: Callable[[], T]) -> T:
+    """Run it in a thread: this process's own questions to the database."""
+
+    def closing() -> T:
+        try:
+            return work()
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(closing)
+
+
+@dataclass
+class Waiters:
+    """Connections on which a watch was asked for."""
+
+    answers: asyncio.Future[list[tuple[float, Exchange]]]
+    connections: list[Connection]
+
+
+@asynccontextmanager
+async def waiting(world: World) -> AsyncIterator[Waiters]:
+    """Everybody waits for a change, each as an instance of its own."""
+    etag = (await apart(world.get)).headers["etag"].strip('"')
+    minute = (await apart(clock.now)).minute
+    callers = [Connection(world.server.port) for _ in range(WAITERS)]
+
+    async def wait(number: int, caller: Connection) -> tuple[float, Exchange]:
+        path = f"{world.path}watch/?etag={etag}&timeout=60&instance=web-{number}"
+        exchange = await caller.ask(path, headers=[f"x-api-key: {world.token}"])
+        return time.monotonic(), exchange
+
+    assert all(await asyncio.gather(*(caller.open() for caller in callers)))
+    answers = asyncio.gather(*(wait(n, caller) for n, caller in enumerate(callers)))
+
+    def all_counted() -> bool:
+        # The count of a new minute starts from none.
+        return world.counted() > WAITERS or clock.now().minute != minute
+
+    await apart(lambda: wait_for(all_counted, "the server has seen everybody"))
+    assert (await apart(world.get)).status == 200
+    assert not answers.done()
+    try:
+        yield Waiters(answers, callers)
+    finally:
+        answers.cancel()
+        await asyncio.gather(*(caller.close() for caller in callers))
+
+
+def told(waiters: list[tuple[float, Exchange]], since: float) -> float:
+    """All were answered; returns how many seconds it took."""
+    assert {exchange.end for _, exchange in waiters} == {End.WHOLE}
+    return max(at for at, _ in waiters) - since
+
+
+def test_all_who_wait_are_told_at_once_and_cheaply(
+    installation: Installation, database_vendor: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statements = Statements.of(installation) if database_vendor == "postgresql" else None
+
+    def asked() -> Asked:
+        return statements.since() if statements is not None else Asked()
+
+    async def story(server: Web) -> None:
+        world, other = await apart(lambda: (build(server.server), build(server.server)))
+        async with waiting(world) as waiters:
+            asked()
+            await apart(lambda: other.grant(["read"]))
+            assert (await apart(other.get)).status == 200
+            assert not waiters.answers.done(), "a change for others wakes nobody"
+            assert asked().batches <= FEW.batches
+            await apart(lambda: world.offer(100))
+            committed = time.monotonic()
+            answers = await waiters.answers
+        took, cost = told(answers, committed), asked()
+        with capsys.disabled():
+            sys.stdout.write(f"\nwatch: {WAITERS} told in {took:.2f} s, {cost}\n")
+        assert {exchange.status for _, exchange in answers} == {200}
+        assert all(b'"label": "pending"' in exchange.body for _, exchange in answers)
+        assert took < WITHIN
+        assert cost.looks <= FEW.looks
+        assert cost.batches <= FEW.batches
+        assert await apart(lambda: instances_given(world)) == WAITERS
+
+    with web(installation, workers=1) as server:
+        asyncio.run(story(server))
+
+
+def instances_given(world: World) -> int:
+    rows = Delivery.objects.filter(key_id=world.key_id, label="pending")
+    return rows.values("instance").distinct().count()
+
+
+def test_who_hangs_up_is_forgotten_and_who_waits_at_the_end_is_answered(installation: Installation) -> None:
+    async def story(server: Web) -> None:
+        [worker] = server.living()
+        gone = await apart(lambda: build(server.server))
+        before = worker.num_fds()
+        async with waiting(gone) as waiters:
+            assert worker.num_fds() >= before + WAITERS
+            await asyncio.gather(*(caller.close() for caller in waiters.connections))
+        await apart(lambda: wait_for(lambda: worker.num_fds() < before + 20, "connections are let go of"))
+        await apart(lambda: gone.offer(100))
+        assert (await apart(gone.get)).json["label"] == "pending"
+        assert len(await apart(gone.deliveries)) == 3
+
+        stays = await apart(lambda: build(server.server))
+        async with waiting(stays) as waiters:
+            assert server.process is not None
+            stopped = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            answers = await waiters.answers
+        assert told(answers, stopped) < WITHIN
+        assert {exchange.status for _, exchange in answers} == {304}
+        await apart(lambda: wait_for(server.ended, "the server ends"))
+        assert server.process.returncode == 0
+
+    with web(installation, workers=1) as server:
+        asyncio.run(story(server))
