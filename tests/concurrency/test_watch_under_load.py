@@ -189,7 +189,6 @@ def test_who_hangs_up_is_forgotten_and_who_waits_at_the_end_is_answered(installa
         await apart(lambda: wait_for(lambda: worker.num_fds() < before + 20, "connections are let go of"))
         await apart(lambda: gone.offer(100))
         assert (await apart(gone.get)).json["label"] == "pending"
-        assert len(await apart(gone.deliveries)) == 3
 
         stays = await apart(lambda: build(server.server))
         async with waiting(stays) as waiters:
@@ -201,6 +200,9 @@ def test_who_hangs_up_is_forgotten_and_who_waits_at_the_end_is_answered(installa
         assert {exchange.status for _, exchange in answers} == {304}
         await apart(lambda: wait_for(server.ended, "the server ends"))
         assert server.process.returncode == 0
+        # Its last process has finished whatever it had begun.
+        assert len(await apart(gone.deliveries)) == 3, "delivered to somebody who is gone"
+        assert len(await apart(stays.deliveries)) == 2 + WAITERS
 
     with web(installation, workers=1) as server:
         asyncio.run(story(server))
