@@ -143,9 +143,10 @@ def test_lines_may_be_taken_together(
 ) -> None:
     monkeypatch.setattr(spool, "_REPLAYED_AT_ONCE", at_once)
     names = [f"{n}" for n in range(5)]
-    path = keep(
-        tmp_path, *([delivery(reader, name, int(name)), verification(reader, int(name))] for name in names)
-    )
+    batches: list[list[Row]] = [
+        [delivery(reader, name, int(name)), verification(reader, int(name))] for name in names
+    ]
+    path = keep(tmp_path, *batches)
     lines = path.read_bytes()
     assert replay(tmp_path) == 10
     path.write_bytes(lines)

@@ -81,15 +81,19 @@ def test_without_a_database_everybody_is_told_at_once() -> None:
     run(story())
 
 
+def away(scene: Scene) -> bool:
+    return scene.commit.away
+
+
 def test_whether_the_database_is_away_is_known_without_asking_it() -> None:
     async def story() -> None:
         scene = Scene(lanes=2)
         unplugged(scene)
-        assert not scene.commit.away, "nobody has tried"
+        assert not away(scene), "nobody has tried"
         await asyncio.gather(scene.ask("a"), return_exceptions=True)
-        assert scene.commit.away
+        assert away(scene)
         scene.lanes[1].connected = True
-        assert not scene.commit.away
+        assert not away(scene)
         scene.lanes[1].connected = False
         unplugged(scene, refuses=False)
         await asyncio.sleep(RETRY_AFTER)
@@ -98,7 +102,7 @@ def test_whether_the_database_is_away_is_known_without_asking_it() -> None:
         await scene.lane.commit()
         assert await future
         unplugged(scene, refuses=False)
-        assert not scene.commit.away, "the last attempt went well"
+        assert not away(scene), "the last attempt went well"
 
     run(story())
 
