@@ -11,8 +11,9 @@ from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnava
 from keyvault.delivery.answer import Answer, NotRecorded, failure
 from keyvault.delivery.authenticate import Caller, authenticate
 from keyvault.delivery.cache import View
-from keyvault.delivery.plane import Decided, Plane
+from keyvault.delivery.plane import Plane
 from keyvault.delivery.requests import Request
+from keyvault.delivery.standing import Decided
 from keyvault.delivery.workers import run
 from keyvault.exceptions import KeyturnError
 
@@ -30,19 +31,19 @@ async def admitted(
     access_tokens: bool = True,
 ) -> Answer:
     """Authenticate, count and ``check`` in memory; once that is confirmed, ``work`` in one transaction."""
-    tally, checked = plane.tally(), list[T]()
+    checked = list[T]()
 
     def decide(view: View) -> Decided:
         checked.clear()
         caller = authenticate(view, request, plane.claims, access_tokens=access_tokens)
-        tally.count(caller.token, view.now)
+        request.tally.count(caller.token, view.now)
         checked.append(check(view, caller))
         return Decided(_ADMITTED)
 
-    answer = await plane.settle(request.request_id, decide)
+    answer = await plane.settle(request, decide)
     if answer is _ADMITTED:
         answer = await run(_attempt, work, checked[0], request.request_id)
-    return answer.within(tally.window)
+    return answer
 
 
 def the_caller(view: View, caller: Caller) -> Caller:

@@ -49,18 +49,16 @@ class Answer:
     headers: Headers = ()
     code: str = ""
 
-    def within(self, window: Window | None) -> Answer:
-        """The same answer, telling where the caller stands in this minute."""
-        if window is None:
-            return self
-        told: Headers = (
-            (b"ratelimit-limit", b"%d" % window.limit),
-            (b"ratelimit-remaining", b"%d" % window.remaining),
-            (b"ratelimit-reset", b"%d" % window.reset),
-        )
-        if window.exceeded:
-            told = (*told, (b"retry-after", b"%d" % window.reset))
-        return Answer(self.status, self.body, self.content_type, self.headers + told, self.code)
+
+def limits_of(window: Window) -> Headers:
+    """Where the caller stands in this minute."""
+    left = window.limit - window.count
+    told: Headers = (
+        (b"ratelimit-limit", b"%d" % window.limit),
+        (b"ratelimit-remaining", b"%d" % max(left, 0)),
+        (b"ratelimit-reset", b"%d" % window.reset),
+    )
+    return told if left >= 0 else (*told, (b"retry-after", b"%d" % window.reset))
 
 
 def as_json(status: int, body: Mapping[str, object], headers: Headers = ()) -> Answer:

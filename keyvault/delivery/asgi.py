@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from keyvault.delivery import keys, listing, reports, tokens, verify, workers
-from keyvault.delivery.answer import Answer, failure, plain
+from keyvault.delivery.answer import Answer, failure, limits_of, plain
+from keyvault.delivery.limit import Tally
 from keyvault.delivery.plane import Plane
 from keyvault.delivery.requests import (
     ClientGone,
@@ -25,8 +25,9 @@ from keyvault.delivery.requests import (
     parse,
     raw_path,
     read_body,
+    words_of,
 )
-from keyvault.delivery.routes import ANY_METHOD, METHODS, Endpoint, Route, locate, route
+from keyvault.delivery.routes import Endpoint, Route, locate, route
 from keyvault.delivery.watch import watch
 from keyvault.errors import request_id_from
 from keyvault.exceptions import KeyturnError
@@ -48,8 +49,6 @@ _HANDLERS: dict[Endpoint, Callable[[Plane, Request], Awaitable[Answer]]] = {
     Endpoint.VERIFY: verify.verify,
     Endpoint.FORWARD_AUTH: verify.forward_auth,
 }
-# Recorded in the database, each of them: a line in the log would say the same, and cost more than the answer.
-_RECORDED = frozenset({Endpoint.KEY, Endpoint.WATCH, Endpoint.VERIFY, Endpoint.FORWARD_AUTH})
 _ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 _plane: Plane | None = None
@@ -92,20 +91,26 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one HTTP request. Every failure becomes the error envelope of the contract."""
     started = time.perf_counter()
     request_id: str = scope.get("request_id") or request_id_from(header(scope, b"x-request-id"))
-    structlog.contextvars.bind_contextvars(request_id=request_id)
     found: Route | None = None
+    tally: Tally | None = None
     try:
         found = locate(raw_path(scope))
-        answer = await _answer(scope, found, receive, request_id)
+        if found is None:
+            raise KeyturnError("not_found", "Not found.")
+        plane = _plane or _the_plane()
+        tally = plane.tally()
+        answer = await _answer(plane, scope, found, receive, request_id, tally)
     except ClientGone:
-        log.info("caller gone", method=scope["method"])
+        log.info("caller gone", method=scope["method"], request_id=request_id)
         return
     except Exception as error:  # the last line of defence: outsiders get a code, the log gets the rest
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = failure(error, request_id)
-    await _send(send, answer, request_id, head=scope["method"] == "HEAD")
-    if answer.status >= 400 or found is None or found.endpoint not in _RECORDED:
+    await _send(send, answer, tally, request_id, head=scope["method"] == "HEAD")
+    if answer.status >= 400 or found is None or not found.recorded:
         log.info(
             "request",
+            request_id=request_id,
             method=scope["method"],
             path=scope["path"],
             status=answer.status,
@@ -114,22 +119,30 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         )
 
 
-async def _answer(scope: Scope, found: Route | None, receive: Receive, request_id: str) -> Answer:
-    if found is None:
-        raise KeyturnError("not_found", "Not found.")
-    endpoint = found.endpoint
-    if endpoint not in ANY_METHOD and scope["method"] not in METHODS[endpoint]:
-        return plain("method_not_allowed", request_id, ((b"allow", ", ".join(METHODS[endpoint]).encode()),))
-    request = parse(scope, found, request_id)
-    if scope["method"] == "POST" and endpoint not in ANY_METHOD:
-        request = replace(request, body=await read_body(scope, endpoint, receive))
-    if endpoint is Endpoint.WATCH:
-        return await watch(_the_plane(), request, receive)
-    return await _HANDLERS[endpoint](_the_plane(), request)
+async def _answer(
+    plane: Plane, scope: Scope, found: Route, receive: Receive, request_id: str, tally: Tally
+) -> Answer:
+    if found.methods is not None and scope["method"] not in found.methods:
+        return plain("method_not_allowed", request_id, ((b"allow", ", ".join(found.methods).encode()),))
+    body = await read_body(receive) if found.with_body else b""
+    words = b""
+    if found.repeated:
+        words = words_of(scope, body)
+        answer = await plane.repeat(words, request_id, tally)
+        if answer is not None:
+            return answer
+    # For what is logged on the way to a decision.
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    request = parse(scope, found, request_id, tally, words=words, body=body)
+    if found.endpoint is Endpoint.WATCH:
+        return await watch(plane, request, receive)
+    return await _HANDLERS[found.endpoint](plane, request)
 
 
-async def _send(send: Send, answer: Answer, request_id: str, *, head: bool) -> None:
+async def _send(send: Send, answer: Answer, tally: Tally | None, request_id: str, *, head: bool) -> None:
     headers = [(b"x-request-id", request_id.encode()), *_ALWAYS, *answer.headers]
+    if tally is not None and tally.window is not None:
+        headers += limits_of(tally.window)
     if answer.content_type:
         headers.append((b"content-type", answer.content_type))
     if not head and answer.status not in (204, 304):

@@ -58,6 +58,11 @@ class Caller:
     def environment(self) -> str:
         return self.token.environment
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the same words always come from the same caller; not where the address matters as well."""
+        return not self.token.networks
+
     def covers(self, path: str) -> bool:
         return self.paths is None or matches(self.paths, path)
 

@@ -70,6 +70,8 @@ class GroupCommit:
         on_connected: Callable[[], None] = lambda: None,
         on_time: Callable[[datetime], None] = lambda now: None,
     ) -> None:
+        # Kept: asking for it costs a call to the kernel each time.
+        self._loop = asyncio.get_running_loop()
         self._cache = cache
         self._lanes = tuple(lanes)
         self._refresh = refresh
@@ -103,8 +105,7 @@ class GroupCommit:
         True: it is durable, and ``used`` was current at that moment. False: something of it has changed, and
         nothing was written; decide again. Raises ``Unavailable``.
         """
-        loop = asyncio.get_running_loop()
-        entry = _Entry(used, row, loop.create_future())
+        entry = _Entry(used, row, self._loop.create_future())
         if entry.is_stale():
             entry.settle(False)
             return entry.future
@@ -112,7 +113,7 @@ class GroupCommit:
         if not self._woken:
             # At the end of this turn of the loop: the others that are ready now go with it.
             self._woken = True
-            loop.call_soon(self._pump)
+            self._loop.call_soon(self._pump)
         return entry.future
 
     def recheck(self) -> None:
@@ -136,11 +137,11 @@ class GroupCommit:
             self._next_lane, self._woken = None, False
         if not self._woken:
             self._woken = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         self._woken, self._next_lane = False, None
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         if self._unsure and self._fallback is not None and self._fallback not in self._busy:
             self._send(self._fallback, self._unsure, loop.time())
         if not self._waiting or self._learning is not None:
@@ -196,7 +197,7 @@ class GroupCommit:
             self._on_time(outcome.now)
         if outcome.seq == seen:
             if lane is not self._fallback:
-                self.confirmed_at = asyncio.get_running_loop().time()
+                self.confirmed_at = self._loop.time()
             elif any(other.connected for other in self._lanes):
                 self._on_connected()
             for entry in entries:
@@ -214,7 +215,7 @@ class GroupCommit:
     def _not_written(self, lane: Lane, entries: list[_Entry], why: Unavailable) -> None:
         log.error("batch not committed", entries=len(entries), reason=str(why))
         lost = not lane.connected and lane is not self._fallback
-        if lost and self._fallback is not None and self._in_grace(asyncio.get_running_loop().time()):
+        if lost and self._fallback is not None and self._in_grace(self._loop.time()):
             # The records may be there or not. Another lane would write them again; replaying asks first.
             self._unsure.extend(entries)
         else:
@@ -228,7 +229,7 @@ class GroupCommit:
 
     def _learn(self) -> None:
         if self._learning is None:
-            self._learning = asyncio.get_running_loop().create_task(self._learn_now())
+            self._learning = self._loop.create_task(self._learn_now())
 
     async def _learn_now(self) -> None:
         try:
@@ -245,7 +246,7 @@ class GroupCommit:
 
     def _connect(self, now: float) -> None:
         if self._connecting is None and now >= self._retry_at and not self._closed:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect_now())
+            self._connecting = self._loop.create_task(self._connect_now())
 
     async def _connect_now(self) -> None:
         try:
@@ -256,7 +257,7 @@ class GroupCommit:
             self._refused = False
         except Unavailable as error:
             log.error("database away", error=type(error.__cause__).__name__)
-            self._retry_at = asyncio.get_running_loop().time() + RETRY_AFTER
+            self._retry_at = self._loop.time() + RETRY_AFTER
             self._refused = True
         finally:
             self._connecting = None

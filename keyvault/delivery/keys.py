@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from keyvault.delivery import answer
 from keyvault.delivery.answer import Answer
 from keyvault.delivery.authenticate import authenticate
@@ -9,54 +11,60 @@ from keyvault.delivery.cache import View
 from keyvault.delivery.choose import Choice, choose_version
 from keyvault.delivery.grant import Permit, find_permit
 from keyvault.delivery.limit import Tally
-from keyvault.delivery.plane import Decided, Plane
+from keyvault.delivery.plane import Plane
 from keyvault.delivery.requests import Request
 from keyvault.delivery.rows import DeliveryRow
+from keyvault.delivery.standing import Decided, standing
 from keyvault.exceptions import not_found
 
 WITH_KEY = 200
 WITHOUT_KEY = 304
 
 
-async def deliver(plane: Plane, request: Request, tally: Tally | None = None) -> Answer:
-    """Answer ``GET`` or ``HEAD`` for one key. ``tally`` is given where the request was counted before."""
+async def deliver(plane: Plane, request: Request) -> Answer:
+    """Answer ``GET`` or ``HEAD`` for one key."""
     form = answer.check_format(request.query.get("format", "json"))
-    counted = tally or plane.tally()
-    decided = await plane.settle(
-        request.request_id, lambda view: _decide(view, plane, request, counted, form)
-    )
-    return decided.within(counted.window)
+    return await plane.settle(request, lambda view: _decide(view, plane, request, form))
 
 
-def _decide(view: View, plane: Plane, request: Request, tally: Tally, form: str) -> Decided:
-    permit, choice = choose(view, plane, request, tally)
-    etag = answer.etag_of(permit.key, choice, view.keys)
+def _decide(view: View, plane: Plane, request: Request, form: str) -> Decided:
+    permit, choice = choose(view, plane, request)
+    caller, keys = permit.caller, view.keys
+    etag = answer.etag_of(permit.key, choice, keys)
     known = knows(request.if_none_match, etag)
     # HEAD takes no key with it, and is recorded as such: the instance is alive and was told the ETag.
-    with_key = not known and not request.head
-    caller = permit.caller
-    row = DeliveryRow(
-        view.now,
-        permit.key.id,
-        choice.version.id,
-        caller.token.consumer_id,
-        caller.token.id,
+    bare = answer.without_key(304 if known else 200, etag) if known or request.head else None
+    token, key, version = caller.token, permit.key, choice.version
+    # The row but for its time and the request's id.
+    fixed = (
+        key.id,
+        version.id,
+        token.consumer_id,
+        token.id,
         instance_of(request, caller.consumer),
         choice.label,
         caller.credential,
-        WITH_KEY if with_key else WITHOUT_KEY,
-        request.request_id,
+        WITH_KEY if bare is None else WITHOUT_KEY,
     )
-    if not with_key:
-        return Decided(answer.without_key(304 if known else 200, etag), row)
-    secret = choice.version.open(permit.key.environment, view.keys.keks)
-    return Decided(answer.deliver(permit.key, choice, secret, form, view.keys), row)
+
+    def again(now: datetime, request_id: str, tally: Tally) -> Decided:
+        tally.count(token, now)
+        row = DeliveryRow(now, *fixed, request_id)
+        if bare is not None:
+            return Decided(bare, row)
+        secret = version.open(key.environment, keys.keks)
+        return Decided(answer.deliver(key, choice, secret, form, keys), row)
+
+    decided = again(view.now, request.request_id, request.tally)
+    if not caller.repeats:
+        return decided
+    return decided._replace(standing=standing(view, again, (caller.expires_at, token.expires_at)))
 
 
-def choose(view: View, plane: Plane, request: Request, tally: Tally) -> tuple[Permit, Choice]:
+def choose(view: View, plane: Plane, request: Request) -> tuple[Permit, Choice]:
     """The first four steps: who asks, how often, for what, and which version that is."""
     caller = authenticate(view, request, plane.claims)
-    tally.count(caller.token, view.now)
+    request.tally.count(caller.token, view.now)
     permit = find_permit(view, caller, request.route.service, request.route.environment)
     if permit is None:
         raise not_found()

@@ -10,22 +10,24 @@ from keyvault.limits import Limiter, Window
 
 
 class Uncounted(Exception):
-    """The count is kept elsewhere: ``tally.count_elsewhere`` first, then decide."""
+    """The count is kept elsewhere: ``Tally.count_elsewhere`` first, then decide."""
 
-    def __init__(self, tally: Tally, subject: bytes) -> None:
+    def __init__(self, subject: bytes) -> None:
         super().__init__()
-        self.tally = tally
         self.subject = subject
 
 
 class Tally:
-    """Counts one request once, however often it is decided."""
+    """Counts one request once for each subject, however often it is decided.
 
-    __slots__ = ("_limiter", "_number", "window")
+    ``window`` is where the first subject stands with it: what the answer tells in ``RateLimit-*``.
+    """
+
+    __slots__ = ("_limiter", "_numbers", "window")
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
-        self._number = 0
+        self._numbers: dict[bytes, int] = {}
         self.window: Window | None = None
 
     def count(self, token: TokenRecord, now: datetime) -> None:
@@ -35,16 +37,15 @@ class Tally:
 
     def number(self, subject: bytes, limit: int, now: datetime) -> Window:
         """Where the subject (16 bytes) stands with this request. Raises ``Uncounted``."""
-        if self.window is None:
-            self.window = Window.at(limit, self._count(subject, now), now)
-        return self.window
-
-    def _count(self, subject: bytes, now: datetime) -> int:
-        if self._number == 0:
+        number = self._numbers.get(subject)
+        if number is None:
             if not self._limiter.local:
-                raise Uncounted(self, subject)
-            self._number = self._limiter.hit(subject, now)
-        return self._number
+                raise Uncounted(subject)
+            number = self._numbers[subject] = self._limiter.hit(subject, now)
+        window = Window.at(limit, number, now)
+        if self.window is None:
+            self.window = window
+        return window
 
     async def count_elsewhere(self, subject: bytes, now: datetime) -> None:
-        self._number = await self._limiter.hit_async(subject, now)
+        self._numbers[subject] = await self._limiter.hit_async(subject, now)

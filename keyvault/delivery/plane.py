@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 from django.conf import settings
@@ -27,7 +27,8 @@ from keyvault.delivery.lane_postgresql import PostgreSQLLane
 from keyvault.delivery.lane_sqlite import SQLiteLane
 from keyvault.delivery.limit import Tally, Uncounted
 from keyvault.delivery.records import Record
-from keyvault.delivery.rows import Row
+from keyvault.delivery.requests import Request
+from keyvault.delivery.standing import Decided, Standings
 from keyvault.delivery.timing import DatabaseClock
 from keyvault.delivery.workers import run
 from keyvault.exceptions import KeyturnError
@@ -41,19 +42,13 @@ RECENT: Final = timedelta(days=1)
 MOST_PRELOADED: Final = 10_000
 
 
-class Decided(NamedTuple):
-    """What a decision comes to: the answer, and what must be durable before it leaves."""
-
-    answer: Answer
-    row: Row | None = None
-
-
 class Plane:
     """Belongs to one event loop. ``start`` before the first request, ``close`` after the last."""
 
     def __init__(self) -> None:
         self.cache = Cache(settings.KEYTURN_CACHE_KEYS)
         self.claims = Claims()
+        self._standings = Standings(settings.KEYTURN_CACHE_KEYS)
         self._clock = DatabaseClock()
         self._limiter = limiter()
         self.stopping = asyncio.Event()
@@ -213,11 +208,30 @@ class Plane:
 
     # Deciding ---------------------------------------------------------------------------------------
 
-    async def settle(self, request_id: str, decide: Callable[[View], Decided]) -> Answer:
+    async def repeat(self, words: bytes, request_id: str, tally: Tally) -> Answer | None:
+        """The answer to a request in words that were answered before; None: it has to be decided.
+
+        Raises ``NotRecorded``.
+        """
+        try:
+            now = self._clock.now()
+            found = self._standings.find(words, self.keys(), now)
+            if found is None:
+                return None
+            answer, row, _ = found.again(now, request_id, tally)
+            return answer if await self._commit.confirm(found.used, row) else None
+        except Unavailable as error:
+            raise NotRecorded from error
+        except (KeyturnError, IntegrityError, KeyringError, KeyServiceUnavailable, Uncounted):
+            # Whatever it is: deciding it from the start comes to the same, and says so.
+            return None
+
+    async def settle(self, request: Request, decide: Callable[[View], Decided]) -> Answer:
         """Decide, record and confirm, as often as it takes, and return an answer that may leave.
 
         A refusal is confirmed as well: a "no" must not outlive the grant that ends it.
         """
+        request_id = request.request_id
         while True:
             try:
                 if self.cache.seen < 0:
@@ -235,7 +249,7 @@ class Plane:
                     return failure(error, request_id)
                 continue
             except Uncounted as uncounted:
-                await uncounted.tally.count_elsewhere(uncounted.subject, view.now)
+                await request.tally.count_elsewhere(uncounted.subject, view.now)
                 continue
             except Person as person:
                 return await self._refuse(person, request_id)
@@ -247,6 +261,8 @@ class Plane:
                 decided = Decided(failure(error, request_id))
             try:
                 if await self._commit.confirm(view.used, decided.row):
+                    if request.words and decided.standing is not None:
+                        self._standings.keep(request.words, decided.standing)
                     return decided.answer
             except Unavailable as error:
                 return failure(NotRecorded() if decided.row else error, request_id)

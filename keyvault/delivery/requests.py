@@ -10,11 +10,13 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from keyvault.crypto.tokens import looks_like_ours
 from keyvault.delivery.credentials import Credential, find_credential
+from keyvault.delivery.limit import Tally
 from keyvault.delivery.routes import Endpoint, Route
 from keyvault.errors import MAX_BODY_BYTES
 from keyvault.exceptions import KeyturnError, invalid
@@ -34,8 +36,9 @@ _QUERY: Mapping[Endpoint, frozenset[str]] = {
 _CREDENTIAL_NAMES = frozenset(
     {"access_token", "api_key", "apikey", "auth", "authorization", "key", "secret", "token", "x_api_key"}
 )
-# Endpoints whose body must be a JSON object; the others take none.
 _HEADERS = frozenset({b"x-api-key", b"authorization", b"if-none-match", b"x-instance-id"})
+_SAID = _HEADERS | {b"content-type", b"content-encoding"}
+# Endpoints whose body must be a JSON object; the others take none.
 _WITH_BODY = frozenset({Endpoint.REPORTS, Endpoint.ACCESS_TOKEN, Endpoint.VERIFY})
 
 
@@ -48,7 +51,8 @@ class Request:
     """One request, after every check that needs no row. Nobody changes it; freezing it would be slow.
 
     ``peer`` is the address of the TCP connection, whatever a header claims. ``instance`` is "" where the
-    caller named none.
+    caller named none. ``words`` tells apart whatever may be decided differently (see ``words_of``); b"" where
+    it is not worth knowing. ``tally`` counts this request.
     """
 
     method: str
@@ -59,6 +63,8 @@ class Request:
     instance: str
     if_none_match: str
     peer: str | None
+    tally: Tally
+    words: bytes = field(default=b"", repr=False)
     body: bytes = field(default=b"", repr=False)
 
     @property
@@ -79,8 +85,23 @@ def raw_path(scope: Scope) -> bytes:
     return scope.get("raw_path") or str(scope["path"]).encode("utf-8", "surrogateescape")
 
 
-def parse(scope: Scope, route: Route, request_id: str) -> Request:
-    """Check everything but the body. Raises ``KeyturnError`` with the code of the HTTP contract."""
+def words_of(scope: Scope, body: bytes) -> bytes:
+    """A digest of all that a decision can depend on in a request, but for who is at the other end.
+
+    Neither a path nor a header can contain a line break, and the body comes last.
+    """
+    said = [scope["method"].encode(), raw_path(scope), scope["query_string"]]
+    for pair in scope["headers"]:
+        if pair[0] in _SAID:
+            said += pair
+    said.append(body)
+    return sha256(b"\n".join(said)).digest()
+
+
+def parse(
+    scope: Scope, route: Route, request_id: str, tally: Tally, *, words: bytes = b"", body: bytes = b""
+) -> Request:
+    """Check everything. Raises ``KeyturnError`` with the code of the HTTP contract."""
     query = _parse_query(scope.get("query_string", b""), route.endpoint)
     headers: dict[bytes, list[bytes]] = {}
     for name, value in scope["headers"]:
@@ -89,7 +110,7 @@ def parse(scope: Scope, route: Route, request_id: str) -> Request:
     client = scope.get("client")
     gateway = route.endpoint is Endpoint.FORWARD_AUTH
     tags = headers.get(b"if-none-match")
-    return Request(
+    request = Request(
         method=scope["method"],
         route=route,
         request_id=request_id,
@@ -99,7 +120,13 @@ def parse(scope: Scope, route: Route, request_id: str) -> Request:
         instance="" if gateway else _instance(headers.get(b"x-instance-id"), query.get("instance")),
         if_none_match=tags[0].decode("latin-1") if tags else "",
         peer=client[0] if client else None,
+        tally=tally,
+        words=words,
+        body=body,
     )
+    if body or (request.method == "POST" and route.endpoint in _WITH_BODY):
+        _check_content_type(scope)
+    return request
 
 
 def _credential(headers: Mapping[bytes, Sequence[bytes]]) -> Credential | None:
@@ -176,8 +203,8 @@ def _check_content_type(scope: Scope) -> None:
         raise KeyturnError("unsupported_media_type", "Send application/json in UTF-8, not compressed.")
 
 
-async def read_body(scope: Scope, endpoint: Endpoint, receive: Receive) -> bytes:
-    """The body of a POST, at most 64 KiB. Raises ``payload_too_large`` or ``unsupported_media_type``."""
+async def read_body(receive: Receive) -> bytes:
+    """The body, at most 64 KiB. Raises ``payload_too_large`` and ``ClientGone``."""
     chunks: list[bytes] = []
     size, more = 0, True
     while more:
@@ -190,7 +217,4 @@ async def read_body(scope: Scope, endpoint: Endpoint, receive: Receive) -> bytes
             raise KeyturnError("payload_too_large", "The body is larger than 64 KiB.")
         chunks.append(chunk)
         more = message.get("more_body", False)
-    body = b"".join(chunks)
-    if endpoint in _WITH_BODY or body:
-        _check_content_type(scope)
-    return body
+    return b"".join(chunks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -28,6 +28,7 @@ _MOST_KNOWN: Final = 65_536
 _LONGEST_KNOWN: Final = 256
 
 _READ = ("GET", "HEAD")
+# A gateway asks with the method of the original request, whatever that is: so nothing for it here.
 METHODS: dict[Endpoint, tuple[str, ...]] = {
     Endpoint.LIST: _READ,
     Endpoint.KEY: _READ,
@@ -39,8 +40,6 @@ METHODS: dict[Endpoint, tuple[str, ...]] = {
     Endpoint.JWKS: _READ,
     Endpoint.VERIFY: ("POST",),
 }
-# A gateway asks with the method of the original request, whatever that is.
-ANY_METHOD = frozenset({Endpoint.FORWARD_AUTH})
 
 _FIXED = {
     "/v1/keys/": Endpoint.LIST,
@@ -55,14 +54,33 @@ _FIXED = {
 _KEY = re.compile(r"/v1/keys/([^/]+)/([^/]+)/(?:(watch|reports)/)?", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
+# What is asked in the same words again and again, and is decided without a look at the database's own state.
+_REPEATED = frozenset({Endpoint.KEY, Endpoint.VERIFY, Endpoint.FORWARD_AUTH})
+# In the database, each success of them: a line in the log would say the same, and cost more than the answer.
+_RECORDED = _REPEATED | {Endpoint.WATCH}
+
+
+@dataclass(slots=True)
 class Route:
-    """A path of ours and what it asks for."""
+    """A path of ours and what it asks for. ``methods`` is None where any will do.
+
+    What follows from the endpoint stands here ready: looking an enumeration up takes longer than deciding.
+    """
 
     path: str
     endpoint: Endpoint
     service: str = ""
     environment: str = ""
+    methods: tuple[str, ...] | None = field(init=False)
+    repeated: bool = field(init=False)
+    recorded: bool = field(init=False)
+    with_body: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.methods = METHODS.get(self.endpoint)
+        self.repeated = self.endpoint in _REPEATED
+        self.recorded = self.endpoint in _RECORDED
+        self.with_body = self.methods == ("POST",)
 
 
 def route(path: str) -> Route | None:

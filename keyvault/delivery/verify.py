@@ -5,6 +5,7 @@ Every verification is recorded as a use of the version, so a key that its holder
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from django.conf import settings
@@ -16,10 +17,11 @@ from keyvault.delivery.authenticate import Caller, authenticate
 from keyvault.delivery.cache import View
 from keyvault.delivery.credentials import invalid_api_key
 from keyvault.delivery.limit import Tally
-from keyvault.delivery.plane import Decided, Plane
+from keyvault.delivery.plane import Plane
 from keyvault.delivery.records import KeyRecord, VersionRecord
 from keyvault.delivery.requests import Request
 from keyvault.delivery.rows import VerificationRow
+from keyvault.delivery.standing import Decided, standing
 from keyvault.domain import State
 from keyvault.exceptions import KeyturnError, denied, invalid
 from keyvault.strict_json import parse_object, refuse_unknown
@@ -42,22 +44,32 @@ class Presented(NamedTuple):
 async def verify(plane: Plane, request: Request) -> Answer:
     """``POST /v1/verify/``: 200 for a good key and for a bad one; the body says which."""
     text = _text(request.body)
-    tally, of_key = plane.tally(), plane.tally()
+    return await plane.settle(request, lambda view: _decide(view, plane, request, text))
 
-    def decide(view: View) -> Decided:
-        caller = authenticate(view, request, plane.claims)
-        tally.count(caller.token, view.now)
-        presented = _find(view, text)
-        # Also for a key that is none of ours: who may verify nothing must not learn that.
-        allowed = _may_verify(view, caller, presented.key if presented else None)
-        if presented is None or not allowed:
-            return Decided(as_json(200, {"valid": False, "code": NOT_FOUND}))
-        code = _judge(view, presented.version, of_key)
-        row = VerificationRow(view.now, presented.version.id, caller.token.consumer_id, code)
-        return Decided(as_json(200, _told(presented, code)), row)
 
-    answer = await plane.settle(request.request_id, decide)
-    return answer.within(tally.window)
+def _decide(view: View, plane: Plane, request: Request, text: str) -> Decided:
+    caller = authenticate(view, request, plane.claims)
+    token = caller.token
+    request.tally.count(token, view.now)
+    presented = _find(view, text)
+    # Also for a key that is none of ours: who may verify nothing must not learn that.
+    allowed = _may_verify(view, caller, presented.key if presented else None)
+    if presented is None or not allowed:
+        return Decided(as_json(200, {"valid": False, "code": NOT_FOUND}))
+    version = presented.version
+    good = as_json(200, _told(presented))
+
+    def again(now: datetime, request_id: str, tally: Tally) -> Decided:
+        tally.count(token, now)
+        code = _judge(version, tally, now)
+        answer = good if code == VALID else as_json(200, {"valid": False, "code": code})
+        return Decided(answer, VerificationRow(now, version.id, token.consumer_id, code))
+
+    decided = again(view.now, request.request_id, request.tally)
+    if not caller.repeats:
+        return decided
+    ends = (caller.expires_at, token.expires_at, version.expires_at)
+    return decided._replace(standing=standing(view, again, ends))
 
 
 def _text(body: bytes) -> str:
@@ -69,9 +81,7 @@ def _text(body: bytes) -> str:
     return key
 
 
-def _told(presented: Presented, code: str) -> dict[str, object]:
-    if code != VALID:
-        return {"valid": False, "code": code}
+def _told(presented: Presented) -> dict[str, object]:
     key, version = presented
     return {
         "valid": True,
@@ -126,15 +136,15 @@ def _version(view: View, key: KeyRecord, number: int) -> VersionRecord | None:
     return version
 
 
-def _judge(view: View, version: VersionRecord, tally: Tally) -> str:
+def _judge(version: VersionRecord, tally: Tally, now: datetime) -> str:
     """What we say of a version of ours. Only a good one is counted."""
     dead = _DEAD.get(version.state)
     if dead is not None:
         return dead
-    if version.expires_at is not None and version.expires_at <= view.now:
+    if version.expires_at is not None and version.expires_at <= now:
         return "expired"
     limit: int = settings.KEYTURN_ISSUED_KEY_RATE
-    if limit and tally.number(version.id, limit, view.now).exceeded:
+    if limit and tally.number(version.id, limit, now).exceeded:
         return LIMITED
     return VALID
 
@@ -148,12 +158,10 @@ async def forward_auth(plane: Plane, request: Request) -> Answer:
     200 with ``X-Keyturn-*``, 401 or 429: gateways pass on nothing else. ``?service=`` and ``?environment=``
     narrow it to keys of one service: without them a key of any service that we issue for is good.
     """
-    of_key = plane.tally()
-    answer = await plane.settle(request.request_id, lambda view: _admit(view, request, of_key))
-    return answer.within(of_key.window)
+    return await plane.settle(request, lambda view: _admit(view, request))
 
 
-def _admit(view: View, request: Request, tally: Tally) -> Decided:
+def _admit(view: View, request: Request) -> Decided:
     if request.credential is None:
         raise KeyturnError("missing_api_key", "Missing API key.")
     if request.credential.kind != "token":
@@ -161,11 +169,18 @@ def _admit(view: View, request: Request, tally: Tally) -> Decided:
     presented = _find(view, request.credential.secret.expose())
     if presented is None or not _is_meant(presented.key, request):
         raise invalid_api_key()
-    code = _judge(view, presented.version, tally)
-    row = VerificationRow(view.now, presented.version.id, None, code)
-    if code == VALID:
-        return Decided(Answer(200, b"", b"", _headers(presented)), row)
-    return Decided(plain(LIMITED if code == LIMITED else "invalid_api_key", request.request_id), row)
+    version = presented.version
+    good = Answer(200, b"", b"", _headers(presented))
+
+    def again(now: datetime, request_id: str, tally: Tally) -> Decided:
+        code = _judge(version, tally, now)
+        row = VerificationRow(now, version.id, None, code)
+        if code == VALID:
+            return Decided(good, row)
+        return Decided(plain(LIMITED if code == LIMITED else "invalid_api_key", request_id), row)
+
+    decided = again(view.now, request.request_id, request.tally)
+    return decided._replace(standing=standing(view, again, (version.expires_at,)))
 
 
 def _is_meant(key: KeyRecord, request: Request) -> bool:

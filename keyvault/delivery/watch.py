@@ -13,10 +13,10 @@ from dataclasses import replace
 from keyvault.delivery import answer, keys
 from keyvault.delivery.answer import Answer
 from keyvault.delivery.cache import View
-from keyvault.delivery.limit import Tally
-from keyvault.delivery.plane import Decided, Plane
+from keyvault.delivery.plane import Plane
 from keyvault.delivery.records import Record
 from keyvault.delivery.requests import ClientGone, Receive, Request
+from keyvault.delivery.standing import Decided
 from keyvault.exceptions import invalid
 
 MAX_TIMEOUT = 60
@@ -33,15 +33,12 @@ async def watch(plane: Plane, request: Request, receive: Receive) -> Answer:
     timeout = _timeout(request)
     request = replace(request, if_none_match=_known_etag(request))
     answer.check_format(request.query.get("format", "json"))
-    tally = plane.tally()
     gone = asyncio.ensure_future(_hang_up(receive))
     try:
-        refused = await _wait_for_another(plane, request, tally, timeout, gone)
+        refused = await _wait_for_another(plane, request, timeout, gone)
     finally:
         gone.cancel()
-    if refused is not None:
-        return refused.within(tally.window)
-    return await keys.deliver(plane, request, tally)
+    return refused or await keys.deliver(plane, request)
 
 
 def _timeout(request: Request) -> int:
@@ -63,7 +60,7 @@ def _known_etag(request: Request) -> str:
 
 
 async def _wait_for_another(
-    plane: Plane, request: Request, tally: Tally, seconds: int, gone: asyncio.Future[None]
+    plane: Plane, request: Request, seconds: int, gone: asyncio.Future[None]
 ) -> Answer | None:
     """Return when there is another answer, or time is up. A refusal is returned as it is."""
     loop = asyncio.get_running_loop()
@@ -72,13 +69,13 @@ async def _wait_for_another(
 
     def look(view: View) -> Decided:
         nonlocal used
-        permit, choice = keys.choose(view, plane, request, tally)
+        permit, choice = keys.choose(view, plane, request)
         used = view.used
         etag = answer.etag_of(permit.key, choice, view.keys)
         return Decided(_SAME if keys.knows(request.if_none_match, etag) else _ANOTHER)
 
     while True:
-        found = await plane.settle(request.request_id, look)
+        found = await plane.settle(request, look)
         if found is not _SAME:
             return None if found is _ANOTHER else found
         left = end - loop.time()
