@@ -162,27 +162,23 @@ def seal_under(secret: Secret, context: Context, *, environment: str, kid: str, 
 
 
 class Opener:
-    """A sealed secret made ready to be opened many times.
+    """A sealed secret made ready to be opened many times. It holds nothing but what is stored anyway.
 
-    The first ``open`` does all that the format asks for, and leaves the secret sealed once more: under the
-    key that the provider made for this process's memory, bound to the same context. Opening that is one
-    decryption. It ends with the provider: another one, made when the keyring changes, starts from the KEK.
+    Every ``open`` unwraps the DEK again: no key and no plaintext is kept between two of them.
     """
 
-    __slots__ = ("_ciphertext", "_context", "_in_memory", "_kid", "_sealed_by", "_wrapped")
+    __slots__ = ("_ciphertext", "_context", "_kid", "_wrapped")
 
     def __init__(self, sealed: Sealed, context: Context) -> None:
         self._ciphertext = sealed.ciphertext
         self._wrapped = sealed.wrapped_dek
         self._kid = sealed.kid
         self._context = lp(context.encoded())
-        self._sealed_by: KekProvider | None = None
-        self._in_memory = b""
 
     def open(self, environment: str, keks: KekProvider) -> Secret:
         """Return the secret. Raises as ``open_sealed`` does."""
         # The frame that raises holds no key: error reports print the variables of every frame.
-        secret = self._again(keks) if self._sealed_by is keks else self._open(environment, keks)
+        secret = self._open(environment, keks)
         if secret is None:
             raise IntegrityError
         return secret
@@ -204,17 +200,8 @@ class Opener:
             )
         except InvalidTag:
             return None
-        nonce = os.urandom(_NONCE_SIZE)
-        self._in_memory = nonce + keks.memory.encrypt(nonce, plaintext, context)
-        self._sealed_by = keks
-        return Secret.of_utf8(plaintext)
-
-    def _again(self, keks: KekProvider) -> Secret | None:
-        held = self._in_memory
-        try:
-            return Secret.of_utf8(keks.memory.decrypt(held[:_NONCE_SIZE], held[_NONCE_SIZE:], self._context))
-        except InvalidTag:
-            return None
+        # Only seal() makes plaintext that gets past the tag, so this is UTF-8.
+        return Secret(plaintext.decode())
 
 
 def open_sealed(sealed: Sealed, context: Context, *, environment: str, keks: KekProvider) -> Secret:

@@ -57,13 +57,7 @@ class KekDescription:
 
 
 class KekProvider(Protocol):
-    """Wraps and unwraps data keys. Every method may raise ``KeyServiceUnavailable``.
-
-    ``memory`` seals what this process keeps in memory: a key that is stored nowhere and ends with the
-    provider. A provider that may no longer open anything is replaced by another one.
-    """
-
-    memory: AESGCM
+    """Wraps and unwraps data keys. Every method may raise ``KeyServiceUnavailable``."""
 
     def primary(self, environment: str) -> str:
         """Return the kid that new data keys are wrapped under."""
@@ -89,14 +83,13 @@ class Keyring:
     the method returns.
     """
 
-    __slots__ = ("_ciphers", "_document", "_path", "memory")
+    __slots__ = ("_ciphers", "_document", "_path")
 
     def __init__(self, document: KeyringDocument, path: Path | None = None) -> None:
         self._document = document
         self._path = path
         # Expanding an AES key costs more than one use of it.
         self._ciphers: dict[tuple[str, str], AESGCM] = {}
-        self.memory = AESGCM(os.urandom(KEY_SIZE))
 
     @classmethod
     def from_file(cls, path: Path) -> Keyring:

@@ -35,14 +35,6 @@ class Secret:
             raise ValueError("A Secret must be text that UTF-8 can carry.")
         object.__setattr__(self, "_Secret__text", str(text))
 
-    @classmethod
-    def of_utf8(cls, raw: bytes) -> Secret:
-        """Make one from UTF-8. Raises ``UnicodeDecodeError``, which carries the bytes: for our own only."""
-        secret = cls.__new__(cls)
-        # Decoding lets no lone surrogate pass, so nothing is left to search for.
-        object.__setattr__(secret, "_Secret__text", raw.decode())
-        return secret
-
     def expose(self) -> str:
         """Return the plaintext. Never put the result into a log, an error, a URL or a task."""
         return self.__text

@@ -17,6 +17,7 @@ from keyvault.delivery.answer import Answer, failure, limits_of, plain
 from keyvault.delivery.limit import Tally
 from keyvault.delivery.plane import Plane
 from keyvault.delivery.requests import (
+    Asked,
     ClientGone,
     Receive,
     Request,
@@ -27,7 +28,7 @@ from keyvault.delivery.requests import (
     read_body,
     words_of,
 )
-from keyvault.delivery.routes import Endpoint, Route, locate, route
+from keyvault.delivery.routes import ANY_METHOD, METHODS, RECORDED, Endpoint, Route, locate, route
 from keyvault.delivery.watch import watch
 from keyvault.errors import request_id_from
 from keyvault.exceptions import KeyturnError
@@ -91,15 +92,24 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one HTTP request. Every failure becomes the error envelope of the contract."""
     started = time.perf_counter()
     request_id: str = scope.get("request_id") or request_id_from(header(scope, b"x-request-id"))
-    found: Route | None = None
     tally: Tally | None = None
+    recorded = False
     try:
+        plane = _plane or _the_plane()
+        tally = plane.tally()
+        body = await read_body(receive) if scope["method"] == "POST" else b""
+        words = words_of(scope, body)
+        repeated = await plane.repeat(words, request_id, tally)
+        if repeated is not None:
+            await _send(send, repeated, tally, request_id, head=scope["method"] == "HEAD")
+            return
+        # For what is logged on the way to a decision.
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         found = locate(raw_path(scope))
         if found is None:
             raise KeyturnError("not_found", "Not found.")
-        plane = _plane or _the_plane()
-        tally = plane.tally()
-        answer = await _answer(plane, scope, found, receive, request_id, tally)
+        recorded = found.endpoint in RECORDED
+        answer = await _answer(plane, scope, found, receive, Asked(request_id, tally, words, body))
     except ClientGone:
         log.info("caller gone", method=scope["method"], request_id=request_id)
         return
@@ -107,7 +117,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = failure(error, request_id)
     await _send(send, answer, tally, request_id, head=scope["method"] == "HEAD")
-    if answer.status >= 400 or found is None or not found.recorded:
+    if answer.status >= 400 or not recorded:
         log.info(
             "request",
             request_id=request_id,
@@ -119,21 +129,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         )
 
 
-async def _answer(
-    plane: Plane, scope: Scope, found: Route, receive: Receive, request_id: str, tally: Tally
-) -> Answer:
-    if found.methods is not None and scope["method"] not in found.methods:
-        return plain("method_not_allowed", request_id, ((b"allow", ", ".join(found.methods).encode()),))
-    body = await read_body(receive) if found.with_body else b""
-    words = b""
-    if found.repeated:
-        words = words_of(scope, body)
-        answer = await plane.repeat(words, request_id, tally)
-        if answer is not None:
-            return answer
-    # For what is logged on the way to a decision.
-    structlog.contextvars.bind_contextvars(request_id=request_id)
-    request = parse(scope, found, request_id, tally, words=words, body=body)
+async def _answer(plane: Plane, scope: Scope, found: Route, receive: Receive, asked: Asked) -> Answer:
+    if found.endpoint not in ANY_METHOD and scope["method"] not in METHODS[found.endpoint]:
+        allowed = ", ".join(METHODS[found.endpoint]).encode()
+        return plain("method_not_allowed", asked.request_id, ((b"allow", allowed),))
+    request = parse(scope, found, asked)
     if found.endpoint is Endpoint.WATCH:
         return await watch(plane, request, receive)
     return await _HANDLERS[found.endpoint](plane, request)

@@ -109,8 +109,7 @@ class Table(Generic[R]):
 
     def _make_room(self, newest: Record) -> None:
         name, record = next(iter(self._rows.items()))
-        if record.asked or record is newest:
-            record.asked = False
+        if record is newest or record.was_asked():
             self._rows[name] = self._rows.pop(name)
         else:
             self._remove(name)
@@ -124,7 +123,7 @@ class Table(Generic[R]):
 
     def clear(self) -> None:
         for record in self._rows.values():
-            record.stale = True
+            record.outdate()
         self._rows.clear()
         self._names.clear()
         self._absent.clear()
@@ -134,7 +133,7 @@ class Table(Generic[R]):
         if record is None:
             return
         # Also where it only made room: nobody would tell those who still hold it of its next change.
-        record.stale = True
+        record.outdate()
         self._absent.discard(name)
         if record.ref is not None:
             left = tuple(other for other in self._names[record.ref] if other != name)

@@ -18,7 +18,7 @@ import structlog
 
 from keyvault.delivery.cache import Cache
 from keyvault.delivery.lane import Lane, Outcome, Unavailable
-from keyvault.delivery.records import Record
+from keyvault.delivery.records import Dependent, Record
 from keyvault.delivery.rows import Batch, Row
 
 log = structlog.get_logger("keyturn.delivery")
@@ -31,7 +31,7 @@ MOST_ENTRIES: Final = 2_000
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    used: Sequence[Record]
+    used: Sequence[Record | Dependent]
     row: Row | None
     future: asyncio.Future[bool]
 
@@ -99,7 +99,7 @@ class GroupCommit:
         """Whether there is no connection, and the last attempt to make one failed."""
         return self._refused and not any(lane.connected for lane in self._lanes)
 
-    def confirm(self, used: Sequence[Record], row: Row | None) -> asyncio.Future[bool]:
+    def confirm(self, used: Sequence[Record | Dependent], row: Row | None) -> asyncio.Future[bool]:
         """Commit ``row`` (None: only make sure that the decision is current).
 
         True: it is durable, and ``used`` was current at that moment. False: something of it has changed, and

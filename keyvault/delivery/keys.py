@@ -6,7 +6,7 @@ from datetime import datetime
 
 from keyvault.delivery import answer
 from keyvault.delivery.answer import Answer
-from keyvault.delivery.authenticate import authenticate
+from keyvault.delivery.authenticate import Caller, authenticate
 from keyvault.delivery.cache import View
 from keyvault.delivery.choose import Choice, choose_version
 from keyvault.delivery.grant import Permit, find_permit
@@ -14,7 +14,7 @@ from keyvault.delivery.limit import Tally
 from keyvault.delivery.plane import Plane
 from keyvault.delivery.requests import Request
 from keyvault.delivery.rows import DeliveryRow
-from keyvault.delivery.standing import Decided, standing
+from keyvault.delivery.standing import Decided, Standing
 from keyvault.exceptions import not_found
 
 WITH_KEY = 200
@@ -34,31 +34,39 @@ def _decide(view: View, plane: Plane, request: Request, form: str) -> Decided:
     known = knows(request.if_none_match, etag)
     # HEAD takes no key with it, and is recorded as such: the instance is alive and was told the ETag.
     bare = answer.without_key(304 if known else 200, etag) if known or request.head else None
-    token, key, version = caller.token, permit.key, choice.version
-    # The row but for its time and the request's id.
-    fixed = (
-        key.id,
-        version.id,
-        token.consumer_id,
-        token.id,
+    row = DeliveryRow(
+        view.now,
+        permit.key.id,
+        choice.version.id,
+        caller.token.consumer_id,
+        caller.token.id,
         instance_of(request, caller.consumer),
         choice.label,
         caller.credential,
         WITH_KEY if bare is None else WITHOUT_KEY,
+        request.request_id,
     )
+    standing = _Given(view, caller, row) if caller.repeats else None
+    if bare is not None:
+        return Decided(bare, row, standing)
+    secret = choice.version.open(permit.key.environment, keys.keks)
+    return Decided(answer.deliver(permit.key, choice, secret, form, keys), row, standing)
 
-    def again(now: datetime, request_id: str, tally: Tally) -> Decided:
-        tally.count(token, now)
-        row = DeliveryRow(now, *fixed, request_id)
-        if bare is not None:
-            return Decided(bare, row)
-        secret = version.open(key.environment, keys.keks)
-        return Decided(answer.deliver(key, choice, secret, form, keys), row)
 
-    decided = again(view.now, request.request_id, request.tally)
-    if not caller.repeats:
-        return decided
-    return decided._replace(standing=standing(view, again, (caller.expires_at, token.expires_at)))
+class _Given(Standing):
+    """What a caller is given until something changes."""
+
+    __slots__ = ("_row", "_token")
+
+    def __init__(self, view: View, caller: Caller, row: DeliveryRow) -> None:
+        super().__init__(view, (caller.expires_at, caller.token.expires_at))
+        self._token = caller.token
+        # But for its time and the request's id.
+        self._row = row[1:-1]
+
+    def again(self, now: datetime, request_id: str, tally: Tally) -> DeliveryRow:
+        tally.count(self._token, now)
+        return DeliveryRow(now, *self._row, request_id)
 
 
 def choose(view: View, plane: Plane, request: Request) -> tuple[Permit, Choice]:

@@ -218,11 +218,12 @@ class Plane:
             found = self._standings.find(words, self.keys(), now)
             if found is None:
                 return None
-            answer, row, _ = found.again(now, request_id, tally)
-            return answer if await self._commit.confirm(found.used, row) else None
+            row = found.again(now, request_id, tally)
+            answer = self._standings.answer(words, found)
+            return answer if await self._commit.confirm((found,), row) else None
         except Unavailable as error:
             raise NotRecorded from error
-        except (KeyturnError, IntegrityError, KeyringError, KeyServiceUnavailable, Uncounted):
+        except (KeyturnError, KeyringError, KeyServiceUnavailable, Uncounted):
             # Whatever it is: deciding it from the start comes to the same, and says so.
             return None
 
@@ -262,7 +263,7 @@ class Plane:
             try:
                 if await self._commit.confirm(view.used, decided.row):
                     if request.words and decided.standing is not None:
-                        self._standings.keep(request.words, decided.standing)
+                        self._standings.keep(request.words, decided.standing, decided.answer, view.keys)
                     return decided.answer
             except Unavailable as error:
                 return failure(NotRecorded() if decided.row else error, request_id)

@@ -24,6 +24,16 @@ def as_uuid(raw: bytes) -> uuid.UUID:
     return uuid.UUID(bytes=raw)
 
 
+class Dependent:
+    """Something made from records: ``stale`` as soon as one of them is, ``asked`` in place of them."""
+
+    __slots__ = ("asked", "stale")
+
+    def __init__(self) -> None:
+        self.stale = False
+        self.asked = False
+
+
 @dataclass(slots=True, eq=False)
 class Record:
     """``stale`` once the cache no longer vouches for it; ``ref`` is the row that makes it so.
@@ -34,6 +44,30 @@ class Record:
     stale: bool = field(default=False, init=False, repr=False)
     asked: bool = field(default=False, init=False, repr=False)
     ref: uuid.UUID | None = field(default=None, init=False, repr=False)
+    # Made when there is the first one: most records never have any.
+    _dependents: set[Dependent] | None = field(default=None, init=False, repr=False)
+
+    def outdate(self) -> None:
+        self.stale = True
+        for dependent in self._dependents or ():
+            dependent.stale = True
+
+    def was_asked(self) -> bool:
+        """Whether it was asked for since this was last called."""
+        asked, self.asked = self.asked, False
+        for dependent in self._dependents or ():
+            asked = asked or dependent.asked
+            dependent.asked = False
+        return asked
+
+    def add(self, dependent: Dependent) -> None:
+        if self._dependents is None:
+            self._dependents = set()
+        self._dependents.add(dependent)
+
+    def remove(self, dependent: Dependent) -> None:
+        if self._dependents is not None:
+            self._dependents.discard(dependent)
 
 
 class Absent(Record):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from keyvault.crypto.tokens import looks_like_ours
@@ -85,8 +85,17 @@ def raw_path(scope: Scope) -> bytes:
     return scope.get("raw_path") or str(scope["path"]).encode("utf-8", "surrogateescape")
 
 
+class Asked(NamedTuple):
+    """What is known of a request before it is understood."""
+
+    request_id: str
+    tally: Tally
+    words: bytes
+    body: bytes
+
+
 def words_of(scope: Scope, body: bytes) -> bytes:
-    """A digest of all that a decision can depend on in a request, but for who is at the other end.
+    """A digest of all that a decision can depend on in a request, but for the address of the caller.
 
     Neither a path nor a header can contain a line break, and the body comes last.
     """
@@ -98,9 +107,7 @@ def words_of(scope: Scope, body: bytes) -> bytes:
     return sha256(b"\n".join(said)).digest()
 
 
-def parse(
-    scope: Scope, route: Route, request_id: str, tally: Tally, *, words: bytes = b"", body: bytes = b""
-) -> Request:
+def parse(scope: Scope, route: Route, asked: Asked) -> Request:
     """Check everything. Raises ``KeyturnError`` with the code of the HTTP contract."""
     query = _parse_query(scope.get("query_string", b""), route.endpoint)
     headers: dict[bytes, list[bytes]] = {}
@@ -113,18 +120,18 @@ def parse(
     request = Request(
         method=scope["method"],
         route=route,
-        request_id=request_id,
+        request_id=asked.request_id,
         query=query,
         credential=_credential_of_original(headers) if gateway else _credential(headers),
         # The headers of a gateway's request are those of somebody else's.
         instance="" if gateway else _instance(headers.get(b"x-instance-id"), query.get("instance")),
         if_none_match=tags[0].decode("latin-1") if tags else "",
         peer=client[0] if client else None,
-        tally=tally,
-        words=words,
-        body=body,
+        tally=asked.tally,
+        words=asked.words,
+        body=asked.body,
     )
-    if body or (request.method == "POST" and route.endpoint in _WITH_BODY):
+    if asked.body or (request.method == "POST" and route.endpoint in _WITH_BODY):
         _check_content_type(scope)
     return request
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from keyvault.crypto.globs import is_canonical_path
 from keyvault.exceptions import KeyturnError
@@ -24,11 +23,7 @@ class Endpoint(StrEnum):
     FORWARD_AUTH = "forward-auth"
 
 
-_MOST_KNOWN: Final = 65_536
-_LONGEST_KNOWN: Final = 256
-
 _READ = ("GET", "HEAD")
-# A gateway asks with the method of the original request, whatever that is: so nothing for it here.
 METHODS: dict[Endpoint, tuple[str, ...]] = {
     Endpoint.LIST: _READ,
     Endpoint.KEY: _READ,
@@ -40,6 +35,10 @@ METHODS: dict[Endpoint, tuple[str, ...]] = {
     Endpoint.JWKS: _READ,
     Endpoint.VERIFY: ("POST",),
 }
+# In the database, each success of them: a line in the log would say the same, and cost more than the answer.
+RECORDED = frozenset({Endpoint.KEY, Endpoint.WATCH, Endpoint.VERIFY, Endpoint.FORWARD_AUTH})
+# A gateway asks with the method of the original request, whatever that is.
+ANY_METHOD = frozenset({Endpoint.FORWARD_AUTH})
 
 _FIXED = {
     "/v1/keys/": Endpoint.LIST,
@@ -54,33 +53,14 @@ _FIXED = {
 _KEY = re.compile(r"/v1/keys/([^/]+)/([^/]+)/(?:(watch|reports)/)?", re.DOTALL)
 
 
-# What is asked in the same words again and again, and is decided without a look at the database's own state.
-_REPEATED = frozenset({Endpoint.KEY, Endpoint.VERIFY, Endpoint.FORWARD_AUTH})
-# In the database, each success of them: a line in the log would say the same, and cost more than the answer.
-_RECORDED = _REPEATED | {Endpoint.WATCH}
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Route:
-    """A path of ours and what it asks for. ``methods`` is None where any will do.
-
-    What follows from the endpoint stands here ready: looking an enumeration up takes longer than deciding.
-    """
+    """A path of ours and what it asks for."""
 
     path: str
     endpoint: Endpoint
     service: str = ""
     environment: str = ""
-    methods: tuple[str, ...] | None = field(init=False)
-    repeated: bool = field(init=False)
-    recorded: bool = field(init=False)
-    with_body: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.methods = METHODS.get(self.endpoint)
-        self.repeated = self.endpoint in _REPEATED
-        self.recorded = self.endpoint in _RECORDED
-        self.with_body = self.methods == ("POST",)
 
 
 def route(path: str) -> Route | None:
@@ -94,20 +74,9 @@ def route(path: str) -> Route | None:
     return Route(path, Endpoint(found[3] or "key"), found[1], found[2])
 
 
-# Consumers ask for the same few paths for ever.
-_known: dict[bytes, Route] = {}
-
-
 def locate(raw: bytes) -> Route | None:
     """``route`` of a path as it was sent. Raises ``malformed_path`` for one that has another spelling."""
-    found = _known.get(raw)
-    if found is None:
-        path = raw.partition(b"?")[0]
-        if not is_canonical_path(path):
-            raise KeyturnError("malformed_path", "The path is not in canonical form.")
-        found = route(path.decode("ascii"))
-        if found is not None and len(raw) <= _LONGEST_KNOWN:
-            if len(_known) >= _MOST_KNOWN:
-                _known.clear()
-            _known[raw] = found
-    return found
+    path = raw.partition(b"?")[0]
+    if not is_canonical_path(path):
+        raise KeyturnError("malformed_path", "The path is not in canonical form.")
+    return route(path.decode("ascii"))

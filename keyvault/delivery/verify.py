@@ -21,7 +21,7 @@ from keyvault.delivery.plane import Plane
 from keyvault.delivery.records import KeyRecord, VersionRecord
 from keyvault.delivery.requests import Request
 from keyvault.delivery.rows import VerificationRow
-from keyvault.delivery.standing import Decided, standing
+from keyvault.delivery.standing import Decided, Standing
 from keyvault.domain import State
 from keyvault.exceptions import KeyturnError, denied, invalid
 from keyvault.strict_json import parse_object, refuse_unknown
@@ -56,20 +56,33 @@ def _decide(view: View, plane: Plane, request: Request, text: str) -> Decided:
     allowed = _may_verify(view, caller, presented.key if presented else None)
     if presented is None or not allowed:
         return Decided(as_json(200, {"valid": False, "code": NOT_FOUND}))
-    version = presented.version
-    good = as_json(200, _told(presented))
+    code = _judge(presented.version, request.tally, view.now)
+    row = VerificationRow(view.now, presented.version.id, token.consumer_id, code)
+    if code != VALID:
+        return Decided(as_json(200, {"valid": False, "code": code}), row)
+    standing = _Good(view, caller, presented.version) if caller.repeats else None
+    return Decided(as_json(200, _told(presented)), row, standing)
 
-    def again(now: datetime, request_id: str, tally: Tally) -> Decided:
-        tally.count(token, now)
-        code = _judge(version, tally, now)
-        answer = good if code == VALID else as_json(200, {"valid": False, "code": code})
-        return Decided(answer, VerificationRow(now, version.id, token.consumer_id, code))
 
-    decided = again(view.now, request.request_id, request.tally)
-    if not caller.repeats:
-        return decided
-    ends = (caller.expires_at, token.expires_at, version.expires_at)
-    return decided._replace(standing=standing(view, again, ends))
+class _Good(Standing):
+    """A key that is good until something changes. ``caller`` is None for a gateway."""
+
+    __slots__ = ("_token", "_version")
+
+    def __init__(self, view: View, caller: Caller | None, version: VersionRecord) -> None:
+        ends = () if caller is None else (caller.expires_at, caller.token.expires_at)
+        super().__init__(view, (*ends, version.expires_at))
+        self._token = None if caller is None else caller.token
+        self._version = version
+
+    def again(self, now: datetime, request_id: str, tally: Tally) -> VerificationRow:
+        consumer = None
+        if self._token is not None:
+            tally.count(self._token, now)
+            consumer = self._token.consumer_id
+        if _judge(self._version, tally, now) != VALID:
+            raise KeyturnError("rate_limited", "Too many requests.")
+        return VerificationRow(now, self._version.id, consumer, VALID)
 
 
 def _text(body: bytes) -> str:
@@ -169,18 +182,12 @@ def _admit(view: View, request: Request) -> Decided:
     presented = _find(view, request.credential.secret.expose())
     if presented is None or not _is_meant(presented.key, request):
         raise invalid_api_key()
-    version = presented.version
-    good = Answer(200, b"", b"", _headers(presented))
-
-    def again(now: datetime, request_id: str, tally: Tally) -> Decided:
-        code = _judge(version, tally, now)
-        row = VerificationRow(now, version.id, None, code)
-        if code == VALID:
-            return Decided(good, row)
-        return Decided(plain(LIMITED if code == LIMITED else "invalid_api_key", request_id), row)
-
-    decided = again(view.now, request.request_id, request.tally)
-    return decided._replace(standing=standing(view, again, (version.expires_at,)))
+    code = _judge(presented.version, request.tally, view.now)
+    row = VerificationRow(view.now, presented.version.id, None, code)
+    if code == VALID:
+        standing = _Good(view, None, presented.version)
+        return Decided(Answer(200, b"", b"", _headers(presented)), row, standing)
+    return Decided(plain(LIMITED if code == LIMITED else "invalid_api_key", request.request_id), row)
 
 
 def _is_meant(key: KeyRecord, request: Request) -> bool:

@@ -31,7 +31,8 @@ _ANOTHER = Answer(200)
 async def watch(plane: Plane, request: Request, receive: Receive) -> Answer:
     """Wait, then deliver. Raises ``ClientGone`` when the caller hangs up first."""
     timeout = _timeout(request)
-    request = replace(request, if_none_match=_known_etag(request))
+    # In these words it is asked to wait: no answer of before will do.
+    request = replace(request, if_none_match=_known_etag(request), words=b"")
     answer.check_format(request.query.get("format", "json"))
     gone = asyncio.ensure_future(_hang_up(receive))
     try:
