@@ -55,7 +55,7 @@ _ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosnif
 _plane: Plane | None = None
 
 
-def handles(method: str, path: str) -> bool:
+def handles(path: str) -> bool:
     """Whether this path is answered by delivery, whatever the method: a wrong one gets its 405 here."""
     return route(path) is not None
 
@@ -97,7 +97,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         plane = _plane or _the_plane()
         tally = plane.tally()
-        body = await read_body(receive) if scope["method"] == "POST" else b""
+        body = await read_body(scope, receive) if scope["method"] == "POST" else b""
         words = words_of(scope, body)
         repeated = await plane.repeat(words, request_id, tally)
         if repeated is not None:

@@ -18,6 +18,7 @@ import structlog
 
 from keyvault.delivery.cache import Cache
 from keyvault.delivery.lane import Lane, Outcome, Unavailable
+from keyvault.delivery.limit import Tally
 from keyvault.delivery.records import Dependent, Record
 from keyvault.delivery.rows import Batch, Row
 
@@ -33,6 +34,7 @@ MOST_ENTRIES: Final = 2_000
 class _Entry:
     used: Sequence[Record | Dependent]
     row: Row | None
+    tally: Tally | None
     future: asyncio.Future[bool]
 
     def is_stale(self) -> bool:
@@ -69,6 +71,7 @@ class GroupCommit:
         grace: float = 0.0,
         on_connected: Callable[[], None] = lambda: None,
         on_time: Callable[[datetime], None] = lambda now: None,
+        count: Callable[[Sequence[Tally]], None] = lambda tallies: None,
     ) -> None:
         # Kept: asking for it costs a call to the kernel each time.
         self._loop = asyncio.get_running_loop()
@@ -79,6 +82,7 @@ class GroupCommit:
         self._grace = grace
         self._on_connected = on_connected
         self._on_time = on_time
+        self._count = count
         self._waiting: deque[_Entry] = deque()
         self._lost: list[_Entry] = []
         self._unsure: deque[_Entry] = deque()  # may be in the database: to the fallback, which asks later
@@ -99,13 +103,16 @@ class GroupCommit:
         """Whether there is no connection, and the last attempt to make one failed."""
         return self._refused and not any(lane.connected for lane in self._lanes)
 
-    def confirm(self, used: Sequence[Record | Dependent], row: Row | None) -> asyncio.Future[bool]:
+    def confirm(
+        self, used: Sequence[Record | Dependent], row: Row | None, tally: Tally | None = None
+    ) -> asyncio.Future[bool]:
         """Commit ``row`` (None: only make sure that the decision is current).
 
-        True: it is durable, and ``used`` was current at that moment. False: something of it has changed, and
-        nothing was written; decide again. Raises ``Unavailable``.
+        A ``tally`` that owes its count is counted first. True: it is durable, and ``used`` was current at
+        that moment. False: something of it has changed, or the count exceeds its limit, and nothing was
+        written; decide again. Raises ``Unavailable``.
         """
-        entry = _Entry(used, row, self._loop.create_future())
+        entry = _Entry(used, row, tally, self._loop.create_future())
         if entry.is_stale():
             entry.settle(False)
             return entry.future
@@ -178,7 +185,9 @@ class GroupCommit:
         return entries
 
     def _send(self, lane: Lane, waiting: deque[_Entry], now: float) -> None:
-        entries = [waiting.popleft() for _ in range(min(len(waiting), MOST_ENTRIES))]
+        entries = self._admitted([waiting.popleft() for _ in range(min(len(waiting), MOST_ENTRIES))])
+        if not entries:
+            return
         batch = Batch()
         for entry in entries:
             batch.add(entry.row)
@@ -186,6 +195,20 @@ class GroupCommit:
         self._sent_at = now
         self.batches += 1
         lane.send(self._cache.seen, batch, self._done)
+
+    def _admitted(self, entries: list[_Entry]) -> list[_Entry]:
+        """Those whose count allows it."""
+        owing = [entry.tally for entry in entries if entry.tally is not None]
+        if not owing:
+            return entries
+        self._count(owing)
+        admitted = []
+        for entry in entries:
+            if entry.tally is not None and entry.tally.exceeded:
+                entry.settle(False)
+            else:
+                admitted.append(entry)
+        return admitted
 
     def _done(self, lane: Lane, outcome: Outcome | Unavailable) -> None:
         seen, entries = self._busy.pop(lane)

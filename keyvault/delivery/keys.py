@@ -65,7 +65,7 @@ class _Given(Standing):
         self._row = row[1:-1]
 
     def again(self, now: datetime, request_id: str, tally: Tally) -> DeliveryRow:
-        tally.count(self._token, now)
+        tally.owe(self._token)
         return DeliveryRow(now, *self._row, request_id)
 
 

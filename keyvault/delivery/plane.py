@@ -25,7 +25,7 @@ from keyvault.delivery.group_commit import GroupCommit
 from keyvault.delivery.lane import Lane, Unavailable
 from keyvault.delivery.lane_postgresql import PostgreSQLLane
 from keyvault.delivery.lane_sqlite import SQLiteLane
-from keyvault.delivery.limit import Tally, Uncounted
+from keyvault.delivery.limit import Tally, Uncounted, count_together
 from keyvault.delivery.records import Record
 from keyvault.delivery.requests import Request
 from keyvault.delivery.standing import Decided, Standings
@@ -64,6 +64,7 @@ class Plane:
             grace=grace,
             on_connected=self._replay_soon,
             on_time=self._clock.tell,
+            count=self._count,
         )
         self._wanted: Wanted = {}
         self._next_look: asyncio.Future[None] | None = None
@@ -219,8 +220,10 @@ class Plane:
             if found is None:
                 return None
             row = found.again(now, request_id, tally)
+            if tally.owes and not self._limiter.local:
+                await tally.settle_elsewhere(now)
             answer = self._standings.answer(words, found)
-            return answer if await self._commit.confirm((found,), row) else None
+            return answer if await self._commit.confirm((found,), row, tally) else None
         except Unavailable as error:
             raise NotRecorded from error
         except (KeyturnError, KeyringError, KeyServiceUnavailable, Uncounted):
@@ -281,6 +284,9 @@ class Plane:
 
     def tally(self) -> Tally:
         return Tally(self._limiter)
+
+    def _count(self, tallies: Sequence[Tally]) -> None:
+        count_together(self._limiter, tallies, self._clock.now())
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

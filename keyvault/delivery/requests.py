@@ -210,8 +210,11 @@ def _check_content_type(scope: Scope) -> None:
         raise KeyturnError("unsupported_media_type", "Send application/json in UTF-8, not compressed.")
 
 
-async def read_body(receive: Receive) -> bytes:
+async def read_body(scope: Scope, receive: Receive) -> bytes:
     """The body, at most 64 KiB. Raises ``payload_too_large`` and ``ClientGone``."""
+    read: bytes | None = scope.get("body")  # by the front
+    if read is not None:
+        return read
     chunks: list[bytes] = []
     size, more = 0, True
     while more:

@@ -42,7 +42,7 @@ class Standing(Dependent):
         self.headers: Headers = ()
 
     def again(self, now: datetime, request_id: str, tally: Tally) -> Row:
-        """Count this request and return its row. Raises what makes its answer another one."""
+        """Return the row, with whom to count noted in ``tally``. Raises what makes it another answer."""
         raise NotImplementedError
 
 

@@ -78,7 +78,7 @@ class _Good(Standing):
     def again(self, now: datetime, request_id: str, tally: Tally) -> VerificationRow:
         consumer = None
         if self._token is not None:
-            tally.count(self._token, now)
+            tally.owe(self._token)
             consumer = self._token.consumer_id
         if _judge(self._version, tally, now) != VALID:
             raise KeyturnError("rate_limited", "Too many requests.")

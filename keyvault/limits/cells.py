@@ -15,7 +15,7 @@ import os
 import struct
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from keyvault.limits.cells_file import CELL_BYTES, GROUP, HEADER_BYTES, WORD_BYTES, identity_of, open_cells
 from keyvault.limits.notice import Notice
@@ -77,11 +77,11 @@ class Cells:
         with _in_process:
             self._file.close()
 
-    def hit(self, subject: bytes, minute: int) -> int:
-        """Count one hit of ``subject`` (16 bytes); returns its number in ``minute`` (since 1970), from 1.
+    def hit(self, subject: bytes, minute: int, times: int = 1) -> int:
+        """Count hits of ``subject`` (16 bytes); returns the last one's number in ``minute`` (since 1970).
 
-        A hit with an older minute than the subject's cell counts in the newer one. Waits only while another
-        thread or process counts in the same group of cells.
+        Numbers start at 1. A hit with an older minute than the subject's cell counts in the newer one. Waits
+        only while another thread or process counts in the same group of cells.
         """
         first, second = _SUBJECT.unpack(subject)
         with _in_process:
@@ -90,15 +90,13 @@ class Cells:
             # Not the lowest bits: in a UUID some of them are constant.
             home = (second >> 16) % self._file.cells
             group, order = home // GROUP, _ORDERS[home % GROUP]
-            return self._count(group, order, first, second, minute) or self._count_elsewhere(
-                group, order, first, second, minute
-            )
+            hits = _Hits(first, second, minute, times)
+            return self._count(group, order, hits) or self._count_elsewhere(group, order, hits)
 
-    def _count(
-        self, group: int, order: tuple[int, ...], first: int, second: int, minute: int, *, take: bool = False
-    ) -> int:
+    def _count(self, group: int, order: tuple[int, ...], hits: _Hits, *, take: bool = False) -> int:
         """Count in this group. 0 where the subject is not in it and no cell is free; ``take`` takes one."""
         file = self._file
+        first, second, minute, times = hits
         offset = HEADER_BYTES + group * _GROUP_BYTES
         fcntl.lockf(file.descriptor, fcntl.LOCK_EX, _GROUP_BYTES, offset)
         try:
@@ -106,30 +104,26 @@ class Cells:
             for step in order:
                 at = base + step
                 if not minute <= words[at + 2] <= minute + MOST_AHEAD:
-                    return _begin(words, at, first, second, minute)
+                    return _begin(words, at, hits)
                 if words[at] == first and words[at + 1] == second:
-                    count: int = words[at + 3] + 1
+                    count: int = words[at + 3] + times
                     words[at + 3] = count
                     return count
             if not take:
                 return 0
-            return _begin(
-                words, base + min(order, key=lambda step: words[base + step + 3]), first, second, minute
-            )
+            return _begin(words, base + min(order, key=lambda step: words[base + step + 3]), hits)
         finally:
             fcntl.lockf(file.descriptor, fcntl.LOCK_UN, _GROUP_BYTES, offset)
 
-    def _count_elsewhere(
-        self, group: int, order: tuple[int, ...], first: int, second: int, minute: int
-    ) -> int:
+    def _count_elsewhere(self, group: int, order: tuple[int, ...], hits: _Hits) -> int:
         """The first group is full: try the next ones, then take the cell with the smallest count."""
         groups = self._file.cells // GROUP
         for step in range(1, min(GROUPS_TRIED, groups)):
-            count = self._count((group + step) % groups, order, first, second, minute)
+            count = self._count((group + step) % groups, order, hits)
             if count:
                 return count
-        count = self._count(group, order, first, second, minute, take=True)
-        if count == 1:
+        count = self._count(group, order, hits, take=True)
+        if count == hits.times:
             self._note_displaced()
         return count
 
@@ -160,11 +154,20 @@ class Cells:
         self._file = fresh
 
 
-def _begin(words: memoryview, at: int, first: int, second: int, minute: int) -> int:
-    """Give this cell to the subject, with its first hit. Killed in between, it leaves a free cell."""
+class _Hits(NamedTuple):
+    """What is counted: the two words of the subject, the minute, and how often."""
+
+    first: int
+    second: int
+    minute: int
+    times: int
+
+
+def _begin(words: memoryview, at: int, hits: _Hits) -> int:
+    """Give this cell to the subject, with its first hits. Killed in between, it leaves a free cell."""
     words[at + 2] = 0
-    words[at] = first
-    words[at + 1] = second
-    words[at + 3] = 1
-    words[at + 2] = minute
-    return 1
+    words[at] = hits.first
+    words[at + 1] = hits.second
+    words[at + 3] = hits.times
+    words[at + 2] = hits.minute
+    return hits.times

@@ -30,15 +30,18 @@ class Limiter:
         # Nothing is ever waited for: a caller on the event loop may use ``hit``.
         self.local = counter is None
 
-    def hit(self, subject: bytes, now: datetime) -> int:
-        """Count one hit of ``subject`` (16 bytes: a UUID's, or ``subject()`` of a text) at ``now`` (aware).
+    def hit(self, subject: bytes, now: datetime, times: int = 1) -> int:
+        """Count hits of ``subject`` (16 bytes: a UUID's, or ``subject()`` of a text) at ``now`` (aware).
 
-        Returns its number within the minute, from 1. May wait for Redis up to 0.1 s unless ``local``.
+        Returns the number of the last one within the minute, from 1. Only where it is ``local`` there may be
+        more than one at a time; elsewhere it may wait for Redis up to 0.1 s.
         """
         minute = _minute(now)
-        own = self._cells.hit(subject, minute)
+        own = self._cells.hit(subject, minute, times)
         if self._counter is None:
             return own
+        if times != 1:
+            raise ValueError("Redis is asked for one hit at a time.")
         return self._counter.hit(subject, minute) or own
 
     async def hit_async(self, subject: bytes, now: datetime) -> int:

@@ -36,7 +36,7 @@ class Answers:
         self._stopping = asyncio.Event()
         self._memory: list[bytearray] = []
 
-    def handles(self, method: str, path: str) -> bool:
+    def handles(self, path: str) -> bool:
         return path.startswith("/v1/keys/")
 
     async def stop(self) -> None:

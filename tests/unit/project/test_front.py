@@ -41,7 +41,7 @@ class Bench:
         self.exchange = Exchange()
         self.front = Front(self, self.django, lambda host: host == "good", **options)
 
-    def handles(self, method: str, path: str) -> bool:
+    def handles(self, path: str) -> bool:
         return path.startswith("/v1/keys/") and method != "PUT"
 
     async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
