@@ -21,7 +21,7 @@ class Uncounted(Exception):
 class Tally:
     """Counts one request once for each subject, however often it is decided.
 
-    ``window`` is where the first subject stands with it: what the answer tells in ``RateLimit-*``.
+    ``window`` is where the caller stands with it: what the answer tells in ``RateLimit-*``.
     """
 
     __slots__ = ("_limit", "_limiter", "_numbers", "subject", "window")
@@ -35,7 +35,8 @@ class Tally:
 
     def count(self, token: TokenRecord, now: datetime) -> None:
         """Raises ``rate_limited``, and ``Uncounted`` where the number has to be fetched first."""
-        if self.number(token.id, token.rate_per_minute, now).exceeded:
+        self.window = self.number(token.id, token.rate_per_minute, now)
+        if self.window.exceeded:
             raise KeyturnError("rate_limited", "Too many requests.")
 
     def number(self, subject: bytes, limit: int, now: datetime) -> Window:
@@ -45,10 +46,7 @@ class Tally:
             if not self._limiter.local:
                 raise Uncounted(subject)
             number = self._numbers[subject] = self._limiter.hit(subject, now)
-        window = Window.at(limit, number, now)
-        if self.window is None:
-            self.window = window
-        return window
+        return Window.at(limit, number, now)
 
     async def count_elsewhere(self, subject: bytes, now: datetime) -> None:
         self._numbers[subject] = await self._limiter.hit_async(subject, now)

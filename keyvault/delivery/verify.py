@@ -80,7 +80,7 @@ class _Good(Standing):
         if self._token is not None:
             tally.owe(self._token)
             consumer = self._token.consumer_id
-        if _judge(self._version, tally, now) != VALID:
+        if _judge(self._version, tally, now, told=self._token is None) != VALID:
             raise KeyturnError("rate_limited", "Too many requests.")
         return VerificationRow(now, self._version.id, consumer, VALID)
 
@@ -149,17 +149,20 @@ def _version(view: View, key: KeyRecord, number: int) -> VersionRecord | None:
     return version
 
 
-def _judge(version: VersionRecord, tally: Tally, now: datetime) -> str:
-    """What we say of a version of ours. Only a good one is counted."""
+def _judge(version: VersionRecord, tally: Tally, now: datetime, *, told: bool = False) -> str:
+    """What we say of a version of ours. Only a good one is counted; ``told``: the answer says how often."""
     dead = _DEAD.get(version.state)
     if dead is not None:
         return dead
     if version.expires_at is not None and version.expires_at <= now:
         return "expired"
     limit: int = settings.KEYTURN_ISSUED_KEY_RATE
-    if limit and tally.number(version.id, limit, now).exceeded:
-        return LIMITED
-    return VALID
+    if not limit:
+        return VALID
+    window = tally.number(version.id, limit, now)
+    if told:
+        tally.window = window
+    return LIMITED if window.exceeded else VALID
 
 
 # For gateways --------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ def _admit(view: View, request: Request) -> Decided:
     presented = _find(view, request.credential.secret.expose())
     if presented is None or not _is_meant(presented.key, request):
         raise invalid_api_key()
-    code = _judge(presented.version, request.tally, view.now)
+    code = _judge(presented.version, request.tally, view.now, told=True)
     row = VerificationRow(view.now, presented.version.id, None, code)
     if code == VALID:
         standing = _Good(view, None, presented.version)
