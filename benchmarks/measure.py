@@ -143,14 +143,15 @@ class Bench:
         self._loader = loader
         self.writer: Writer | None = None
         self.answered: dict[str, int] = {}  # requests by case, the warm-up included
-        self._warm: set[Path] = set()  # workloads
+        self._warm: set[Path] = set()  # workloads that nothing changed since they were all asked for
         self._say = say
         self._profile = profile
 
     def run(
         self, cases: Sequence[Case], results: Results, *, rounds: int, seconds: int, warm_up: int
     ) -> None:
-        """Warm every case up, then measure all of them in every round.
+        """Warm every case up, then measure all of them in every round, the quiet ones without what the
+        changes of a case before left to be read again.
 
         A case that fails is noted and left out from then on; the others go on.
         """
@@ -159,7 +160,7 @@ class Bench:
         for number in range(1, rounds + 1):
             self._say(f"round {number} of {rounds}")
             for case in cases:
-                figures = self._attempt(case, results, partial(self._measure, case, seconds))
+                figures = self._attempt(case, results, partial(self._in_turn, case, warm_up, seconds))
                 if figures is not None:
                     results.add(case, figures)
 
@@ -175,16 +176,25 @@ class Bench:
 
     def _warm_up(self, case: Case, seconds: int) -> None:
         """Ask for everything once where that can be done, then as in a round."""
-        if case.workload not in self._warm:
-            asked, turns = 0, 0
-            while asked < case.distinct:
-                sample = self._loader.run(case.port, case.workload, case.connections, seconds, place=asked)
-                self._count(case, sample)
-                asked, turns = asked + sample.requests, turns + 1
-                if turns == LONGEST_WARM_UP:
-                    raise Failed(f"after {turns * seconds} s only {asked} of {case.distinct} were asked for")
-            self._warm.add(case.workload)
+        self._ask_for_all(case, seconds)
         self._measure(case, seconds)
+
+    def _in_turn(self, case: Case, warm_up: int, seconds: int) -> Figures:
+        if case.change is None:
+            self._ask_for_all(case, warm_up)
+        return self._measure(case, seconds)
+
+    def _ask_for_all(self, case: Case, seconds: int) -> None:
+        if case.workload in self._warm:
+            return
+        asked, turns = 0, 0
+        while asked < case.distinct:
+            sample = self._loader.run(case.port, case.workload, case.connections, seconds, place=asked)
+            self._count(case, sample)
+            asked, turns = asked + sample.requests, turns + 1
+            if turns == LONGEST_WARM_UP:
+                raise Failed(f"after {turns * seconds} s only {asked} of {case.distinct} were asked for")
+        self._warm.add(case.workload)
 
     def _count(self, case: Case, sample: Sample) -> None:
         self.answered[case.name] = self.answered.get(case.name, 0) + sample.requests
@@ -196,6 +206,8 @@ class Bench:
             sample = self._loader.run(case.port, case.workload, case.connections, seconds)
         after = self._spent(case)
         self._count(case, sample)
+        if case.change is not None:
+            self._warm.clear()
         return Figures(
             sample,
             after[0] - before[0],

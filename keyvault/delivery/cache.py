@@ -82,6 +82,7 @@ class Table(Generic[R]):
         self._rows: dict[Hashable, Record] = {}
         self._names: dict[uuid.UUID, tuple[Hashable, ...]] = {}
         self._absent: set[Hashable] = set()
+        self._lost: set[Hashable] = set()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -117,12 +118,25 @@ class Table(Generic[R]):
     def row_changed(self, ref: uuid.UUID) -> None:
         """Forget what was read from this row, and what was not there: it may be this row now."""
         for name in self._names.get(ref, ()):
+            self._note_lost(name)
             self._remove(name)
         for name in tuple(self._absent):
             self._remove(name)
 
+    def take_lost(self) -> set[Hashable]:
+        """The names that were asked for, went with a change since this was last called, and are not back."""
+        lost, self._lost = self._lost, set()
+        return lost - self._rows.keys()
+
+    def _note_lost(self, name: Hashable) -> None:
+        record = self._rows[name]
+        # What was not there is not waited for: whoever guesses names must not make work of every change.
+        if record.was_asked() and not isinstance(record, Absent):
+            self._lost.add(name)
+
     def clear(self) -> None:
-        for record in self._rows.values():
+        for name, record in self._rows.items():
+            self._note_lost(name)
             record.outdate()
         self._rows.clear()
         self._names.clear()
@@ -183,6 +197,11 @@ class Cache:
     def clear(self) -> None:
         for table in self._tables.values():
             table.clear()
+
+    def take_lost(self) -> Wanted:
+        """What was asked for and has been forgotten because it changed: it will be asked for again."""
+        lost = ((table.kind, table.take_lost()) for table in self._tables.values())
+        return {kind: names for kind, names in lost if names}
 
     def _note(self, changes: Iterable[Noted]) -> None:
         for kind, ref, parent in set(changes):

@@ -118,8 +118,7 @@ class Plane:
     async def _preload(self) -> None:
         try:
             wanted = await run(loading.recently_used, self._clock.now() - RECENT, MOST_PRELOADED)
-            for kind, names in wanted.items():
-                self._wanted.setdefault(kind, set()).update(names)
+            self._want(wanted)
             await self._refresh()
             # What is there now stays: the collector need not look at it again and again.
             gc.freeze()
@@ -163,16 +162,25 @@ class Plane:
 
     async def load(self, kind: Kind, name: Hashable) -> None:
         """Read a record, together with what others miss at this moment. Raises ``DatabaseError``."""
-        self._wanted.setdefault(kind, set()).add(name)
+        self._want({kind: {name}})
         await self._refresh()
+
+    def _want(self, wanted: Wanted) -> None:
+        for kind, names in wanted.items():
+            self._wanted.setdefault(kind, set()).update(names)
 
     async def _refresh(self) -> None:
         """One look at the database: what has changed, and what is wanted."""
-        if self._next_look is None:
-            self._next_look = asyncio.get_running_loop().create_future()
+        look = self._soon()
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())
-        await asyncio.shield(self._next_look)
+        await asyncio.shield(look)
+
+    def _soon(self) -> asyncio.Future[None]:
+        """The look that has not begun yet."""
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().create_future()
+        return self._next_look
 
     async def _look(self) -> None:
         while self._next_look is not None:
@@ -193,6 +201,11 @@ class Plane:
             if self.cache.apply(news):
                 self._changed()
             done.set_result(None)
+            lost = self.cache.take_lost()
+            if lost:
+                # Read together now, rather than one by one as each is asked for.
+                self._want(lost)
+                self._soon()
         self._looking = None
 
     async def wait_for_change(

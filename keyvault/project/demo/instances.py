@@ -51,6 +51,7 @@ class Account:
         self._held: Held | None = None
         self._etag = ""
         self._fetch_at = self._work_at = 0.0
+        self._asked_busy = False  # the key that is held may be given only for the sake of a job
         self._pause = RETRY_SECONDS
         self._refused = False  # by the provider, at the last request
         self._counts: dict[tuple[int, str], Counter[str]] = {}
@@ -60,9 +61,7 @@ class Account:
 
     def turn(self) -> None:
         """What is due now: a report and a look at Keyturn, then one request to the provider."""
-        late = time.monotonic() - self._fetch_at
-        # Between two jobs is the best moment, for with an open one Keyturn lets us keep the key before.
-        if late >= (self._refresh / 4 if self._use.busy else 0.0):
+        if self._due():
             self.report()
             self._fetch_if_told()
         if self._held is not None and time.monotonic() >= self._work_at:
@@ -72,6 +71,13 @@ class Account:
         """Hang up."""
         self._keyturn.close()
         self._use.close()
+
+    def _due(self) -> bool:
+        """Is it time to ask? Between two jobs is the best moment, for with an open one Keyturn lets us keep
+        the key before: who asked with a job open asks again once it is closed, before the next."""
+        if not self._use.busy and self._asked_busy:
+            return True
+        return time.monotonic() - self._fetch_at >= (self._refresh / 4 if self._use.busy else 0.0)
 
     def _fetch_if_told(self) -> None:
         """Ask for the key, unless Keyturn may not know yet of a job that belongs to the one we hold."""
@@ -120,6 +126,7 @@ class Account:
 
     def fetch(self) -> None:
         """Ask Keyturn for the key. Where it does not answer, the key that is held goes on working."""
+        self._asked_busy = self._use.busy
         headers = {"X-API-Key": self._consumer.token.expose()}
         if self._etag:
             headers["If-None-Match"] = self._etag

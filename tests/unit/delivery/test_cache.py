@@ -182,6 +182,42 @@ def test_what_was_read_after_a_change_is_not_dropped_by_it() -> None:
     assert (stale(records), again.stale) == ({"token"}, False)
 
 
+# What a change took and somebody will ask for again ------------------------------------------------
+
+
+def test_what_was_asked_for_and_changed_is_lost_until_it_is_taken() -> None:
+    cache, _, refs = filled()
+    assert cache.tokens.get("name")
+    cache.apply(News(6, NOW, changes=[Noted("token", refs["token"], None), Noted("key", refs["key"], None)]))
+    assert cache.take_lost() == {"token": {"name"}}, "nobody asked for the key"
+    assert cache.take_lost() == {}
+
+
+def test_what_everybody_asked_for_is_lost_where_everything_is_dropped() -> None:
+    cache, _, _ = filled()
+    assert cache.tokens.get("name")
+    assert cache.grants.get("name")
+    cache.apply(News(6, NOW, reset=True))
+    assert cache.take_lost() == {"token": {"name"}, "grant": {"name"}}
+
+
+def test_what_was_read_with_the_change_is_not_lost() -> None:
+    cache, _, refs = filled()
+    assert cache.tokens.get("name")
+    again = Found("token", "name", refs["token"], Record())
+    cache.apply(News(6, NOW, changes=[Noted("token", refs["token"], None)], found=[again]))
+    assert cache.take_lost() == {}
+
+
+def test_what_was_not_there_is_not_lost() -> None:
+    """Whoever guesses names would make work of every change."""
+    cache = Cache(10)
+    put(cache.grants, "guessed", None, Absent())
+    assert cache.grants.get("guessed")
+    cache.apply(News(6, NOW, changes=[Noted("grant", uuid.uuid4(), None)]))
+    assert (len(cache.grants), cache.take_lost()) == (0, {})
+
+
 # A decision ----------------------------------------------------------------------------------------
 
 
