@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -25,6 +25,9 @@ class Measured(Protocol):
 
 
 Rounds = Mapping[str, Sequence[Measured]]
+
+# Connections -> records in a commit: what arrives while one is under way goes with the next.
+LEAST = {1: 1, 8: 4, 64: 32}
 
 
 @dataclass(frozen=True)
@@ -123,11 +126,42 @@ class Beside:
     idle_ticks: Sequence[float] = ()
     worker_memory: int = 0
     keys: int = 0
+    commits: Mapping[int, float] = field(default_factory=dict)  # microseconds by the number of records
+
+
+def least(rounds: Rounds, beside: Beside, connections: int, records: int) -> Sequence[Measured]:
+    """What is left where nothing of ours runs: the server answering without a thought, and the commit of a
+    batch alone, one after the other, as on one core. Empty where they were not measured."""
+    commit = beside.commits.get(records)
+    if commit is None:
+        return ()
+    return [Least(one.per_second, one.p50, commit, records) for one in rounds.get(f"hello-{connections}", ())]
+
+
+@dataclass(frozen=True)
+class Least:
+    """``hello_per_second`` and ``hello_p50`` (ms) of "hello world"; ``commit`` of ``records``, in µs."""
+
+    hello_per_second: float
+    hello_p50: float
+    commit: float
+    records: int
+    cpu: float = 0.0
+    p99: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        return 1 / (1 / self.hello_per_second + self.commit / self.records / 1e6)
+
+    @property
+    def p50(self) -> float:
+        return self.hello_p50 + self.commit / 1000
 
 
 def table(rounds: Rounds, beside: Beside) -> list[Line]:
     """Every goal about delivery and verification, in the order of the design, and what belongs beside it."""
     keys = f"{beside.keys:,}"
+    rounds = {**rounds, **{f"least-{n}": least(rounds, beside, n, of) for n, of in LEAST.items()}}
     return [
         Line("delivery / OpenBao KV v2 read, 64 connections", ratio(rounds, "delivery-64", "kv-64"), 12),
         Line(
@@ -136,11 +170,14 @@ def table(rounds: Rounds, beside: Beside) -> list[Line]:
             1 / 8,
             False,
         ),
+        Line("hello world and commit alone / OpenBao, 64", ratio(rounds, "least-64", "kv-64")),
         Line("CPU of delivery and PostgreSQL / of OpenBao, 64", ratio(rounds, "delivery-64", "kv-64", cpu)),
         Line("delivery / OpenBao KV v2 read, 8 connections", ratio(rounds, "delivery-8", "kv-8"), 6),
+        Line("hello world and commit alone / OpenBao, 8", ratio(rounds, "least-8", "kv-8")),
         Line(
             "p50 of delivery / of OpenBao, 1 connection", ratio(rounds, "delivery-1", "kv-1", p50), 0.6, False
         ),
+        Line("p50 of hello world and commit alone / of OpenBao, 1", ratio(rounds, "least-1", "kv-1", p50)),
         Line("delivery / OpenBao KV v2 read, 1 connection", ratio(rounds, "delivery-1", "kv-1")),
         Line("delivery / hello world of the same server, 64", ratio(rounds, "delivery-64", "hello-64"), 0.35),
         Line("delivery while 10 changes/s commit / quiet", ratio(rounds, "changes-10", "delivery-64"), 0.8),

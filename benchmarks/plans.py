@@ -27,8 +27,10 @@ PLANS: Sequence[Plan] = (
     Plan("changes-20x500", "delivery, 20 x 500 changes/s", "delivery", change=Change(20, 500)),
     Plan("kv-8", "OpenBao KV v2 read, audited", "kv", 8),
     Plan("delivery-8", "delivery", "delivery", 8),
+    Plan("hello-8", "hello world", "hello", 8),
     Plan("kv-1", "OpenBao KV v2 read, audited", "kv", 1),
     Plan("delivery-1", "delivery", "delivery", 1),
+    Plan("hello-1", "hello world", "hello", 1),
     Plan("lookup-64", "OpenBao lookup-self, audited", "lookup"),
     Plan("verify-64", "verify", "verify"),
     Plan("lookup-unaudited-64", "OpenBao lookup-self, not audited", "lookup-unaudited"),
@@ -36,8 +38,8 @@ PLANS: Sequence[Plan] = (
     Plan("large-hot-64", "delivery, {keys} keys, 1,000 asked", "large-hot"),
     Plan("large-any-64", "delivery, {keys} keys, any asked", "large-any"),
 )
-STARTS, TICK = "starts", "tick"
-EXTRAS = (STARTS, TICK)
+STARTS, TICK, COMMIT = "starts", "tick", "commit"
+EXTRAS = (STARTS, TICK, COMMIT)
 NAMES = (*(plan.name for plan in PLANS), *EXTRAS)
 
 
@@ -53,6 +55,7 @@ class Scale:
     small: int = 1_000
     shifting: int = 500  # keys of the main installation that are in the middle of a shift
     beats: int = 30
+    commits: int = 2_000  # of each size
 
     @property
     def warm_up(self) -> int:
@@ -81,4 +84,5 @@ def needed(plans: Collection[Plan], extras: Collection[str]) -> set[str]:
         "large-hot": "large",
         "large-any": "large",
     }
-    return {by_target[plan.target] for plan in plans} | ({"large"} if TICK in extras else set())
+    beside = {TICK: "large", COMMIT: "main"}
+    return {by_target[plan.target] for plan in plans} | {beside[name] for name in extras if name in beside}

@@ -13,7 +13,7 @@ from benchmarks.goals import Beside
 from benchmarks.keyturn import cold_start
 from benchmarks.load import Loader
 from benchmarks.measure import Bench, Case, Results
-from benchmarks.plans import EXTRAS, STARTS, TICK, Plan, Scale, chosen, needed
+from benchmarks.plans import COMMIT, EXTRAS, STARTS, TICK, Plan, Scale, chosen, needed
 from benchmarks.postgres import PostgreSQL
 from benchmarks.processes import Cores, Failed, Memory, Processes, running_on
 from benchmarks.profiling import Hot, sample
@@ -100,6 +100,13 @@ class Run:
 
     def _look_around(self, scene: Scene, processes: Processes) -> None:
         self.memory = scene.memory()
+        if COMMIT in self._extras:
+            say("commits alone")
+            main = scene.installations["main"]
+            command = main.module("benchmarks.committing", str(self.scale.commits))
+            with running_on(self.cores.server):
+                printed = processes.run("committing", command, main.environment)
+            self.beside = replace(self.beside, commits={int(n): us for n, us in json.loads(printed).items()})
         large = scene.installations.get("large")
         if large is None:
             return

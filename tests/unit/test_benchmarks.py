@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import plans
 from benchmarks.__main__ import arguments, command_of, scale_of
-from benchmarks.goals import Beside, Line, Spread, number, p99, ratio, table
+from benchmarks.goals import Beside, Line, Spread, least, number, p99, ratio, table
 from benchmarks.load import Pattern, Sample, decode, distinct, encode, get, parse, post
 from benchmarks.loop import ERRORS, Tally, at_random, content_length, in_order
 from benchmarks.measure import Case, Figures, Results
@@ -196,11 +196,18 @@ def test_without_a_goal_there_is_no_verdict() -> None:
 
 def test_every_line_of_the_table_comes_from_a_case_that_is_planned() -> None:
     rounds = {plan.name: [Round(1.0)] for plan in plans.PLANS}
-    beside = Beside([2.0], [1.0], [3.0], 300_000_000, 1_000_000)
+    beside = Beside([2.0], [1.0], [3.0], 300_000_000, 1_000_000, {1: 100.0, 4: 200.0, 32: 320.0})
     lines = table(rounds, beside)
     assert [line.work for line in lines if line.spread is None] == []
     assert len({line.work for line in lines}) == len(lines)
     assert sum(line.limit is not None for line in lines) == 13
+
+
+def test_the_least_is_hello_world_and_a_share_of_the_commit() -> None:
+    found = least({"hello-8": [Round(20_000, p50=0.2)]}, Beside(commits={4: 200.0}), 8, 4)[0]
+    # 50 us for the answer and a quarter of 200 us for its record; one caller waits for all of both.
+    assert (round(found.per_second), round(found.p50, 3)) == (10_000, 0.4)
+    assert least({"hello-8": [Round(20_000)]}, Beside(), 8, 4) == ()
 
 
 @pytest.mark.parametrize(
