@@ -126,7 +126,8 @@ class Table(Generic[R]):
     def take_lost(self) -> set[Hashable]:
         """The names that were asked for, went with a change since this was last called, and are not back."""
         lost, self._lost = self._lost, set()
-        return lost - self._rows.keys()
+        # A set less a dictionary's keys would look at every key of the dictionary.
+        return {name for name in lost if name not in self._rows}
 
     def _note_lost(self, name: Hashable) -> None:
         record = self._rows[name]
