@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,14 +32,15 @@ from rotation.facts import (
     OperationState,
     Rollback,
     SetWeight,
+    Shares,
     Side,
     Stage,
     Wait,
 )
 from rotation.judge import Verdict, judge, tally
-from rotation.models import KeySchedule, Operation, Rotation, RotationEvent
-from rotation.observe import observe, snapshot
-from rotation.policy import Policy, from_json
+from rotation.models import KeySchedule, Operation, Rotation, RotationEvent, RotationRecord
+from rotation.observe import observe, quiet_proof, snapshot
+from rotation.policy import Policy, format_duration, from_json
 from rotation.schedule import next_due
 
 # More than the longest run of actions that need no answer from outside; a bound, not a pace.
@@ -122,11 +124,11 @@ def _execute(rotation: Rotation, action: Action, seen: Observations, now: dateti
             _call(rotation, action, now, ring)
             rotation.check_at = now + from_json(rotation.policy).check_every
         case SetWeight():
-            _set_weight(rotation, action, now)
+            _set_weight(rotation, action, seen, now)
         case Enter():
             _enter(rotation, action, seen, now)
         case Rollback():
-            _roll_back(rotation, action, now)
+            _roll_back(rotation, action, seen, now)
         case Attention():
             _attention(rotation, action, now)
 
@@ -145,10 +147,18 @@ def _note_progress(rotation: Rotation, now: datetime) -> None:
 
 
 def event(
-    rotation: Rotation, name: str, *, reason: str, now: datetime, actor: Actor = SYSTEM, **details: Any
+    rotation: Rotation,
+    name: str,
+    *,
+    reason: str,
+    now: datetime,
+    actor: Actor = SYSTEM,
+    shares: Shares | None = None,
+    **details: Any,
 ) -> None:
     """One line in the timeline and one audit event, in the transaction of the change.
 
+    ``shares``: how traffic was divided when a move was decided, so at the end of the step before it.
     The revision grows with the timeline: a check that changes nothing leaves a caller's ``If-Match`` valid.
     The caller saves the rotation.
     """
@@ -163,6 +173,7 @@ def event(
         weight=rotation.weight,
         actor=actor.name,
         reason=reason[:500],
+        shares=asdict(shares) if shares is not None else None,
     )
     audit.record(
         f"rotation:{name}",
@@ -241,7 +252,7 @@ def hang_bell(ring: Ring) -> None:
     _bell = ring
 
 
-def _set_weight(rotation: Rotation, action: SetWeight, now: datetime) -> None:
+def _set_weight(rotation: Rotation, action: SetWeight, seen: Observations, now: datetime) -> None:
     if action.weight > rotation.weight or rotation.key.weight != action.weight:
         key_services.set_weight(SYSTEM, rotation.key, action.weight, now=now)
     rotation.step, rotation.weight, rotation.step_entered_at = action.step, action.weight, now
@@ -251,6 +262,7 @@ def _set_weight(rotation: Rotation, action: SetWeight, now: datetime) -> None:
         "weight",
         reason=f"{action.weight} % of the instances get the incoming version",
         now=now,
+        shares=seen.shares,
         weight=action.weight,
         step=action.step,
     )
@@ -261,7 +273,8 @@ def _enter(rotation: Rotation, action: Enter, seen: Observations, now: datetime)
     rotation.stage, rotation.stage_entered_at = action.stage, now
     _note_progress(rotation, now)
     _ENTRIES.get(action.stage, _enter_plainly)(rotation, policy, seen, now)
-    event(rotation, "stage", reason=action.reason, now=now, stage=str(action.stage), was=str(was))
+    details: dict[str, Any] = {"stage": str(action.stage), "was": str(was)}
+    event(rotation, "stage", reason=action.reason, now=now, shares=seen.shares, **details)
     if action.stage in TERMINAL:
         _finish(rotation, now, check_at=None)
 
@@ -295,7 +308,37 @@ def _enter_monitor(rotation: Rotation, policy: Policy, seen: Observations, now: 
 
 
 def _enter_revoke(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
+    RotationRecord.objects.update_or_create(
+        rotation=rotation, defaults={"proof": _proof(rotation, policy, now)}
+    )
     key_services.retire_previous(SYSTEM, rotation.key, now=now)
+
+
+def _proof(rotation: Rotation, policy: Policy, now: datetime) -> dict[str, Any]:
+    """What was known of the outgoing version when its revoke began; kept, for later it cannot be told."""
+    clauses = quiet_proof(rotation, policy, now)
+    return {
+        "at": now.isoformat(),
+        "quiet": not any(clauses.values()),
+        "forced": rotation.force_asked_at is not None,
+        "quiet_for": format_duration(policy.quiet_needed),
+        "monitored_seconds": int(rotation.monitored_seconds),
+        "clauses": [
+            {
+                "clause": str(clause),
+                "met": not offenders,
+                "offenders": [
+                    {
+                        "who": offender.who,
+                        "why": offender.why,
+                        "last_seen": offender.last_seen.isoformat() if offender.last_seen else None,
+                    }
+                    for offender in offenders
+                ],
+            }
+            for clause, offenders in clauses.items()
+        ],
+    }
 
 
 def _enter_cancelled(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
@@ -325,7 +368,7 @@ def _finish(rotation: Rotation, now: datetime, *, check_at: datetime | None) -> 
     event(rotation, "finished", reason=str(rotation.stage), now=now, stage=str(rotation.stage))
 
 
-def _roll_back(rotation: Rotation, action: Rollback, now: datetime) -> None:
+def _roll_back(rotation: Rotation, action: Rollback, seen: Observations, now: datetime) -> None:
     key, incoming = rotation.key, rotation.incoming
     if incoming is None:
         raise RuntimeError("nothing to roll back")
@@ -338,7 +381,8 @@ def _roll_back(rotation: Rotation, action: Rollback, now: datetime) -> None:
     rotation.rolled_back_reason = action.reason[:500]
     _note_progress(rotation, now)
     event(rotation, "rollback", reason=action.reason, now=now, version=incoming.number)
-    event(rotation, "stage", reason=action.reason, now=now, stage=str(Stage.ROLLED_BACK), was=str(was))
+    details: dict[str, Any] = {"stage": str(Stage.ROLLED_BACK), "was": str(was)}
+    event(rotation, "stage", reason=action.reason, now=now, shares=seen.shares, **details)
     _finish(rotation, now, check_at=now + from_json(rotation.policy).cool_off)
 
 

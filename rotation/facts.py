@@ -143,6 +143,15 @@ class Evidence:
     probe_at: datetime | None = None
 
 
+class Clause(StrEnum):
+    """What has to be true, each by itself, before the outgoing version may be revoked."""
+
+    UNUSED = "unused"  # not delivered, reported or verified within the quiet time
+    MOVED = "moved"  # every instance that was active lately has been given the incoming version
+    JOBS = "jobs"  # no open jobs under it
+    TOKENS = "tokens"  # what was minted from it has run out
+
+
 @dataclass(frozen=True)
 class Offender:
     """One reason why the outgoing version is not quiet yet."""

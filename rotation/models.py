@@ -143,6 +143,17 @@ class Rotation(UUIDModel):
         return self.stage not in TERMINAL
 
 
+class RotationRecord(models.Model):
+    """What a rotation keeps for its evidence file and nothing decides by: apart from the row that every check
+    writes. Written by the engine and by ``services``."""
+
+    rotation = models.OneToOneField(
+        Rotation, primary_key=True, on_delete=models.CASCADE, related_name="record"
+    )
+    plan = models.JSONField(null=True, blank=True)  # what ``plan.plan`` told when it started
+    proof = models.JSONField(null=True, blank=True)  # the quiet proof as it stood when the revoke began
+
+
 class Operation(UUIDModel):
     """One recorded intent to call a driver. Created by the engine, settled by ``operations``."""
 
@@ -195,6 +206,7 @@ class RotationEvent(UUIDModel):
     weight = models.PositiveSmallIntegerField()
     actor = models.CharField(max_length=150)
     reason = models.CharField(max_length=500, blank=True)
+    shares = models.JSONField(null=True, blank=True)  # the four shares when a move was decided
 
     class Meta:
         ordering = ["sequence"]

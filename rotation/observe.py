@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from keyvault.models.activity import OUTCOMES
 from rotation import specs
 from rotation.facts import (
     FAILURES,
+    Clause,
     Counts,
     Evidence,
     Kind,
@@ -256,26 +257,44 @@ def offenders(rotation: Rotation, policy: Policy, now: datetime) -> tuple[Offend
     3. Jobs opened under it are still open (providers that tie jobs to keys).
     4. Access tokens minted from it may still live.
     """
+    unmet = quiet_proof(rotation, policy, now)
+    found: dict[str, Offender] = {}
+    # An instance is named once: open jobs say more than a late use, a late use more than what was not seen.
+    for clause in (Clause.MOVED, Clause.UNUSED, Clause.JOBS):
+        found |= {offender.who: offender for offender in unmet.get(clause, ())}
+    if not found:
+        found = {offender.who: offender for offender in unmet.get(Clause.TOKENS, ())}
+    return tuple(sorted(found.values(), key=lambda offender: offender.who))
+
+
+def quiet_proof(rotation: Rotation, policy: Policy, now: datetime) -> Mapping[Clause, Sequence[Offender]]:
+    """Every clause of the proof with those who stand against it. Empty where there is no outgoing version."""
     outgoing = rotation.outgoing
     if outgoing is None:
-        return ()
-    found: dict[str, Offender] = {}
+        return {}
     quiet_since, active_since = now - policy.quiet_needed, now - ACTIVE_INSTANCE
     given = readers.last_given(rotation.key_id, min(quiet_since, active_since, rotation.created_at))
     before, after = given.get(outgoing.id, {}), _given_incoming(rotation, given)
-    for who, last in _last_used(outgoing, before, quiet_since).items():
-        ago = f"last seen on v{outgoing.number} {_ago(now - last)} ago"
-        found[who] = Offender(who, ago, last)
-    for place, last in before.items():
-        if last > active_since and place not in after:
-            who = "/".join(place)
-            why = f"not seen on the incoming version since {last:%Y-%m-%d %H:%M} UTC"
-            found.setdefault(who, Offender(who, why, last))
-    for who, last in _open_jobs(rotation, outgoing, now).items():
-        found[who] = Offender(who, f"has jobs open under v{outgoing.number}", last)
-    if not found:
-        found |= _derived_tokens(rotation, outgoing, before, now)
-    return tuple(sorted(found.values(), key=lambda offender: offender.who))
+    unused = [
+        Offender(who, f"last seen on v{outgoing.number} {_ago(now - last)} ago", last)
+        for who, last in _last_used(outgoing, before, quiet_since).items()
+    ]
+    behind = [
+        Offender("/".join(place), f"not seen on the incoming version since {last:%Y-%m-%d %H:%M} UTC", last)
+        for place, last in before.items()
+        if last > active_since and place not in after
+    ]
+    busy = [
+        Offender(who, f"has jobs open under v{outgoing.number}", last)
+        for who, last in _open_jobs(rotation, outgoing, now).items()
+    ]
+    found = {
+        Clause.UNUSED: unused,
+        Clause.MOVED: behind,
+        Clause.JOBS: busy,
+        Clause.TOKENS: list(_derived_tokens(rotation, outgoing, before, now)),
+    }
+    return {clause: sorted(them, key=lambda offender: offender.who) for clause, them in found.items()}
 
 
 def _given_incoming(
@@ -316,15 +335,14 @@ def _open_jobs(rotation: Rotation, outgoing: KeyVersion, now: datetime) -> dict[
 
 def _derived_tokens(
     rotation: Rotation, outgoing: KeyVersion, given: Mapping[Instance, datetime], now: datetime
-) -> dict[str, Offender]:
+) -> Iterator[Offender]:
     life = rotation.key.service.provider.derived_token_seconds
     if not life:
-        return {}
+        return
     used = _last_used(outgoing, given, now - timedelta(seconds=life))
-    who = "access tokens"
-    if not used:
-        return {}
-    return {who: Offender(who, f"minted from v{outgoing.number} may live {life} s", max(used.values()))}
+    if used:
+        why = f"minted from v{outgoing.number} may live {life} s"
+        yield Offender("access tokens", why, max(used.values()))
 
 
 def _ago(span: timedelta) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
 
 from keyvault import readers
 from keyvault.crypto.mac import lp
@@ -114,6 +118,13 @@ def plan(key: Key, policy: Policy, slug: str, *, now: datetime) -> Plan:
         approvals=dict(policy.approvals),
         unmet=_unmet(key, provider, policy, able, quota, probed=probed, now=now),
     )
+
+
+def to_json(planned: Plan) -> dict[str, Any]:
+    """The plan as a rotation keeps it: times as text, tuples as lists."""
+    document: dict[str, Any] = json.loads(json.dumps(asdict(planned), cls=DjangoJSONEncoder))
+    document["stages"] = [{"stage": stage, "at": at} for stage, at in document["stages"]]
+    return document
 
 
 def _quota(key: Key) -> Quota:

@@ -17,8 +17,9 @@ from keyvault.models import Key, KeyVersion
 from keyvault.services import keys as key_services
 from rotation import engine
 from rotation.facts import Kind, OperationState, Side
-from rotation.models import KeySchedule, Operation, Rotation, RotationPolicy
-from rotation.plan import split_salt
+from rotation.models import KeySchedule, Operation, Rotation, RotationPolicy, RotationRecord
+from rotation.plan import plan, split_salt
+from rotation.plan import to_json as plan_to_json
 from rotation.policy import Policy, to_json
 from rotation.services.policies import policy_for
 from rotation.services.verbs import in_progress
@@ -58,6 +59,7 @@ def _refuse_second(key: Key) -> None:
 def _create(
     actor: Actor, key: Key, slug: str, policy: Policy, *, reason: str, trigger: str, now: datetime
 ) -> Rotation:
+    planned = plan(key, policy, slug, now=now)
     rotation = Rotation(
         key=key,
         policy_slug=slug,
@@ -74,6 +76,7 @@ def _create(
         check_at=now,
     )
     rotation.save(force_insert=True)
+    RotationRecord.objects.create(rotation=rotation, plan=plan_to_json(planned))
     engine.event(
         rotation, "started", reason=reason, now=now, actor=actor, policy=slug, trigger=rotation.trigger
     )

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NotRequired, TypedDict, Unpack
+from typing import Any, NotRequired, TypedDict, Unpack
 
 from django.db import transaction
 from django.db.models import F
@@ -152,7 +152,7 @@ def _refusal(verb: Verb, rotation: Rotation) -> str:
     return f"'{verb}' is not possible now."
 
 
-def _note(rotation: Rotation, said: Said, name: str, **details: object) -> None:
+def _note(rotation: Rotation, said: Said, name: str, **details: Any) -> None:
     engine.event(rotation, name, reason=said.reason, now=said.now, actor=said.actor, **details)
 
 
