@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from rotation.facts import (
+    HELD_BACK,
     TERMINAL,
     Action,
     Attention,
@@ -76,7 +77,7 @@ def _roll_back(r: Snapshot, seen: Observations, reason: str, now: datetime) -> A
         if enable is None or enable.state is OperationState.DONE:
             return Call(Kind.ENABLE, Side.OUTGOING)
         if enable.state in _IN_FLIGHT or enable.state is OperationState.UNKNOWN:
-            return Wait("the outgoing key to be enabled again", _soon(enable, r, now))
+            return _wait_for(enable, "the outgoing key to be enabled again", r, now)
         return Attention("enable_failed", enable.message, (Verb.ADVANCE, Verb.EMERGENCY))
     if r.outgoing_compromised and not r.abort_asked:
         return Attention(
@@ -150,7 +151,7 @@ def _issue(r: Snapshot, seen: Observations, now: datetime) -> Action:
     if issue is not None and issue.state is OperationState.UNKNOWN:
         return _reconcile(r, seen, now)
     if issue is not None and issue.state in _IN_FLIGHT:
-        return Wait("the provider to create the new key", _soon(issue, r, now), code="issuing")
+        return _wait_for(issue, "the provider to create the new key", r, now, code="issuing")
     if issue is not None and issue.state is OperationState.NEEDS_PERSON:
         return Attention(
             "supply_key",
@@ -176,7 +177,7 @@ def _reconcile(r: Snapshot, seen: Observations, now: datetime) -> Action:
         # A reconcile that is done has resolved the unknown issue; a newer unknown one needs its own.
         return Call(Kind.RECONCILE, Side.INCOMING)
     if found.state in _IN_FLIGHT or found.state is OperationState.UNKNOWN:
-        return Wait("finding out whether the provider created a key", _soon(found, r, now))
+        return _wait_for(found, "finding out whether the provider created a key", r, now)
     if r.attention == "possible_orphan":
         return Wait("a person must look at the provider", _later(r, now), code="possible_orphan")
     return Attention(
@@ -202,7 +203,7 @@ def _verify(r: Snapshot, seen: Observations, now: datetime) -> Action:
     if check is None:
         return Call(Kind.VERIFY, Side.INCOMING)
     if check.state in _IN_FLIGHT or check.state is OperationState.UNKNOWN:
-        return Wait("the provider to accept the new key", _soon(check, r, now), code="verifying")
+        return _wait_for(check, "the provider to accept the new key", r, now, code="verifying")
     if check.state is OperationState.DONE and check.outcome in ("verified", "outgoing_dead"):
         return Enter(Stage.SHIFT, "the new key passed the probe, a garbled one failed it")
     if check.outcome == "rejected":
@@ -287,7 +288,7 @@ def _revoke(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) ->
     if disable is None:
         return Call(Kind.DISABLE, Side.OUTGOING)
     if disable.state in _IN_FLIGHT or disable.state is OperationState.UNKNOWN:
-        return Wait("the provider to disable the outgoing key", _soon(disable, r, now), code="disabling")
+        return _wait_for(disable, "the provider to disable the outgoing key", r, now, code="disabling")
     if disable.state is not OperationState.DONE:
         return Attention("disable_failed", disable.message, (Verb.RESUME, Verb.ADVANCE, Verb.ABORT))
     ends = (disable.finished_at or now) + r.policy.cool_off
@@ -314,7 +315,7 @@ def _until_dead(r: Snapshot, seen: Observations, side: Side, now: datetime) -> A
     if revoke is None:
         return Call(Kind.REVOKE, side)
     if revoke.state in _IN_FLIGHT:
-        return Wait(f"the provider to revoke the {side} key", _soon(revoke, r, now), code="revoking")
+        return _wait_for(revoke, f"the provider to revoke the {side} key", r, now, code="revoking")
     if revoke.state is OperationState.NEEDS_PERSON:
         advice = f"revoke the {side} key at the provider, then confirm it here"
         return Attention("confirm_revoked", advice, (Verb.CONFIRM_REVOKED,))
@@ -326,7 +327,7 @@ def _until_dead(r: Snapshot, seen: Observations, side: Side, now: datetime) -> A
     if confirm is None:
         return Call(Kind.CONFIRM, side)
     if confirm.state in _IN_FLIGHT or confirm.state is OperationState.UNKNOWN:
-        return Wait(f"the provider to refuse the {side} key", _soon(confirm, r, now), code="confirming")
+        return _wait_for(confirm, f"the provider to refuse the {side} key", r, now, code="confirming")
     if confirm.outcome == "dead":
         return None
     advice = confirm.message or f"the provider still honours the {side} key"
@@ -411,6 +412,13 @@ def _soon(operation: OperationView, r: Snapshot, now: datetime) -> datetime:
     if operation.retry_at is not None and operation.retry_at > now:
         return min(operation.retry_at, now + timedelta(minutes=1))
     return _later(r, now)
+
+
+def _wait_for(operation: OperationView, what: str, r: Snapshot, now: datetime, code: str = "") -> Wait:
+    """Wait for an operation in flight; where it is held back, that is the reason."""
+    if operation.outcome in HELD_BACK:
+        return Wait(operation.message, _soon(operation, r, now), code=operation.outcome)
+    return Wait(what, _soon(operation, r, now), code=code)
 
 
 def _hms(span: timedelta) -> str:

@@ -246,6 +246,11 @@ def _no_bell(operation_id: uuid.UUID) -> None:
 _bell: Ring = _no_bell
 
 
+def bell(ring: Ring | None) -> Ring:
+    """The given way to announce an operation, or the one that is hung."""
+    return ring or _bell
+
+
 def hang_bell(ring: Ring) -> None:
     """How operations are announced where the caller names no way. Set once, when the app is ready."""
     global _bell

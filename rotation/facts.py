@@ -69,6 +69,12 @@ class OperationState(StrEnum):
     NEEDS_PERSON = "needs_person"
 
 
+# Why an operation that is due was not carried out; its message tells people.
+PROVIDER_BUSY = "provider_busy"
+PROVIDER_DOWN = "provider_down"
+HELD_BACK = frozenset({PROVIDER_BUSY, PROVIDER_DOWN})
+
+
 class Verb(StrEnum):
     APPROVE = "approve"
     PAUSE = "pause"

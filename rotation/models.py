@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from django.db import models
 from django.db.models import Q
 
-from keyvault.models import Key, KeyVersion, User
+from keyvault.models import Key, KeyVersion, Provider, User
 from keyvault.models.base import UUIDModel, slug_field
 from rotation.facts import TERMINAL, Kind, OperationState, Side, Stage
 from rotation.policy import Policy, from_json
@@ -227,3 +227,13 @@ class Approval(UUIDModel):
         constraints = [
             models.UniqueConstraint(fields=["rotation", "transition", "user"], name="approval_once")
         ]
+
+
+class Breaker(UUIDModel):
+    """Whether a provider is left alone at present. Written by ``breaker``."""
+
+    provider = models.OneToOneField(Provider, on_delete=models.CASCADE, related_name="breaker")
+    failures = models.PositiveIntegerField(default=0)  # calls in a row that nobody answered
+    pauses = models.PositiveIntegerField(default=0)  # how often in a row it was opened
+    open_until = models.DateTimeField(null=True, blank=True)  # null: closed
+    trial = models.UUIDField(null=True, blank=True)  # the operation that finds out whether it answers again

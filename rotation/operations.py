@@ -1,15 +1,14 @@
-"""perform(): the only caller of drivers. It holds no lock and no transaction while it calls.
+"""perform(): claim an operation, call the driver, settle. It holds no lock and no transaction while it calls.
 
-1. Claim the operation (compare-and-swap, with a fence). 2. Call the driver. 3. Settle: write the outcome
-and its effect in one transaction, if the fence still is ours. 4. Let the engine go on.
+1. Claim the operation (under its lock, with a fence), if the provider may be asked now. 2. Call the driver.
+3. Settle: write the outcome and its effect in one transaction, if the fence still is ours. 4. Let the engine
+go on.
 A worker that dies in between leaves a lease that runs out; ``sweep`` then decides what the operation is.
 """
 
 from __future__ import annotations
 
-import random
 import uuid
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -17,56 +16,20 @@ from django.db import transaction
 from django.db.models import F
 
 from keyvault.actors import SYSTEM
-from keyvault.crypto.secret import Secret
 from keyvault.domain import State
 from keyvault.exceptions import KeyturnError
-from keyvault.keystore import open_version
 from keyvault.models import KeyVersion
 from keyvault.services import keys as key_services
-from rotation import engine, specs
-from rotation.drivers import load_driver
-from rotation.drivers.base import (
-    Driver,
-    DriverError,
-    Issued,
-    IssueRequest,
-    NeedsPerson,
-    OutcomeUnknown,
-    ProbeOutcome,
-    ProbeResult,
-    ProviderSpec,
-    QuotaReached,
-    Refused,
-    Throttled,
-    Unavailable,
-    garble,
-)
+from rotation import breaker, engine
+from rotation.calling import Settlement, call
 from rotation.facts import Kind, OperationState, Side
 from rotation.models import Operation, Rotation
-from rotation.policy import from_json
+
+__all__ = ["LEASE", "Settlement", "call", "claim", "perform", "settle", "sweep"]
 
 log = structlog.get_logger("keyturn.operations")
 
 LEASE = timedelta(seconds=60)
-MOST_TRIES = 8
-LONGEST_DELAY = 300.0
-VERIFY_BUDGET = timedelta(minutes=5)  # a fresh key may take this long to spread at the provider
-REACH_BUDGET = timedelta(minutes=15)  # a provider that cannot be reached gets this long
-CONFIRM_BUDGET = timedelta(hours=24)
-ORPHAN_SEARCHES = 3
-_random = random.SystemRandom()
-
-
-@dataclass(frozen=True)
-class Settlement:
-    """What became of an operation. ``retry`` set: it stays pending and is tried again after that time."""
-
-    state: OperationState
-    outcome: str = ""
-    message: str = ""
-    retry: timedelta | None = None
-    request_id: str = ""
-    issued: Issued | None = None
 
 
 def perform(operation_id: uuid.UUID, now: datetime, *, ring: engine.Ring | None = None) -> bool:
@@ -76,32 +39,50 @@ def perform(operation_id: uuid.UUID, now: datetime, *, ring: engine.Ring | None 
         return False
     settlement = call(operation, now)
     settled = settle(operation.id, operation.fence, settlement, now, ring=ring)
+    provider = operation.rotation.key.service.provider
+    breaker.note(provider, now, reached=settlement.reached, call=operation.id)
+    next_id = breaker.hand_on(provider, now)
+    if next_id is not None:
+        engine.bell(ring)(next_id)
     if settled and settlement.retry is None:
         engine.advance(operation.rotation_id, now, ring=ring)
     return settled
 
 
+@transaction.atomic
 def claim(operation_id: uuid.UUID, now: datetime) -> Operation | None:
-    """Take a due operation for the length of a lease; None where somebody else has it or had it."""
-    claimed = Operation.objects.filter(
-        pk=operation_id, state=OperationState.PENDING, retry_at__lte=now
-    ).update(
-        state=OperationState.RUNNING,
-        fence=F("fence") + 1,
-        tries=F("tries") + 1,
-        started_at=now,
-        lease_until=now + LEASE,
+    """Take a due operation for the length of a lease; None where somebody else has it or had it.
+
+    None also where the provider may not be asked now: then the operation keeps its tries and is due later.
+    """
+    due = Operation.objects.filter(pk=operation_id, state=OperationState.PENDING, retry_at__lte=now)
+    operation = (
+        due.select_for_update(of=("self",))
+        .select_related(
+            "rotation__key__service__provider",
+            "rotation__key__environment",
+            "rotation__incoming",
+            "rotation__outgoing",
+            "version__key__service",
+            "version__key__environment",
+        )
+        .first()
     )
-    if not claimed:
+    if operation is None:
         return None
-    return Operation.objects.select_related(
-        "rotation__key__service__provider",
-        "rotation__key__environment",
-        "rotation__incoming",
-        "rotation__outgoing",
-        "version__key__service",
-        "version__key__environment",
-    ).get(pk=operation_id)
+    held = breaker.admit(operation, now)
+    if held is not None:
+        operation.outcome, operation.message, operation.retry_at = held.code, held.reason[:500], held.until
+        operation.save(update_fields=["outcome", "message", "retry_at"])
+        return None
+    operation.state, operation.outcome, operation.message = OperationState.RUNNING, "", ""
+    operation.fence += 1
+    operation.tries += 1
+    operation.started_at, operation.lease_until = now, now + LEASE
+    operation.save(
+        update_fields=["state", "outcome", "message", "fence", "tries", "started_at", "lease_until"]
+    )
+    return operation
 
 
 def sweep(now: datetime) -> list[uuid.UUID]:
@@ -125,211 +106,6 @@ def sweep(now: datetime) -> list[uuid.UUID]:
         kind=Kind.ISSUE
     ).update(state=OperationState.PENDING, fence=F("fence") + 1, retry_at=now, lease_until=None)
     return rotations
-
-
-# Calling -------------------------------------------------------------------------------------------
-
-
-def call(operation: Operation, now: datetime) -> Settlement:
-    """Ask the driver; every way it can fail becomes a settlement."""
-    provider = operation.rotation.key.service.provider
-    driver = load_driver(provider.driver)
-    try:
-        spec = specs.provider_spec(
-            provider, with_admin_secret=operation.kind not in (Kind.PROBE, Kind.VERIFY, Kind.CONFIRM)
-        )
-        return _HANDLERS[Kind(operation.kind)](operation, driver, spec, now)
-    except NeedsPerson as error:
-        return Settlement(OperationState.NEEDS_PERSON, error.code, error.message)
-    except QuotaReached as error:
-        return Settlement(OperationState.FAILED, "quota_full", error.message)
-    except Refused as error:
-        return Settlement(OperationState.FAILED, "refused", error.message)
-    except OutcomeUnknown as error:
-        return _unknown(operation, error)
-    except (Throttled, Unavailable) as error:
-        return _again(operation, error)
-
-
-def _again(operation: Operation, error: DriverError) -> Settlement:
-    if operation.tries >= MOST_TRIES:
-        return Settlement(OperationState.FAILED, "unreachable", f"{error.message} ({operation.tries} tries)")
-    return Settlement(
-        OperationState.PENDING, error.code, error.message, retry=backoff(operation.tries, error.retry_after)
-    )
-
-
-def _unknown(operation: Operation, error: OutcomeUnknown) -> Settlement:
-    """An issue or a revoke may have happened: only looking at the provider tells. The rest is repeatable."""
-    if operation.kind in (Kind.ISSUE, Kind.REVOKE):
-        return Settlement(OperationState.UNKNOWN, "lost_answer", error.message)
-    return _again(operation, error)
-
-
-def backoff(tries: int, retry_after: float | None = None) -> timedelta:
-    """Full jitter over a doubling second, at most five minutes; a provider's Retry-After counts as least."""
-    delay = _random.uniform(0.2, min(LONGEST_DELAY, 2.0 ** min(tries, 10)))
-    return timedelta(seconds=max(delay, min(retry_after or 0.0, 900.0)))
-
-
-def _issue(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
-    environment = operation.rotation.key.environment.slug
-    request = IssueRequest(label=operation.label, idempotency_key=operation.label, environment=environment)
-    issued = driver.issue(spec, request)
-    return Settlement(OperationState.DONE, "issued", issued=issued)
-
-
-def _reconcile(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
-    """Find out what became of an issue whose answer was lost.
-
-    1. A driver that replays gives the same secret for the same idempotency key: take it.
-    2. One that lists: what carries our label cannot be read any more, so exactly that is revoked.
-    3. Anything else: a person must look.
-    """
-    lost = Operation.objects.filter(
-        rotation=operation.rotation_id, kind=Kind.ISSUE, state=OperationState.UNKNOWN, superseded=False
-    ).last()
-    if lost is None:
-        return Settlement(OperationState.DONE, "nothing_lost")
-    able = driver.capabilities(spec)
-    if able.replay:
-        request = IssueRequest(lost.label, lost.label, operation.rotation.key.environment.slug)
-        return Settlement(OperationState.DONE, "replayed", issued=driver.issue(spec, request))
-    if not able.list or not able.revoke:
-        return Settlement(OperationState.FAILED, "possible_orphan", "this provider cannot list its keys")
-    orphans = [entry for entry in driver.list(spec) if entry.label == lost.label]
-    for orphan in orphans:
-        if KeyVersion.objects.filter(
-            key=operation.rotation.key_id, provider_key_id=orphan.provider_key_id
-        ).exists():
-            return Settlement(OperationState.FAILED, "possible_orphan", "the label belongs to a key in use")
-        driver.revoke(spec, orphan.provider_key_id)
-    if not orphans and operation.tries < ORPHAN_SEARCHES:
-        # It may take the provider a moment to list what it has just created.
-        return Settlement(OperationState.PENDING, "searching", "no orphan found yet", retry=backoff(1))
-    return Settlement(OperationState.DONE, "orphan_revoked" if orphans else "nothing_created")
-
-
-def _probe(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
-    result = driver.probe(spec, open_version(operation.version))
-    return Settlement(
-        OperationState.DONE, str(result.outcome), result.detail, request_id=result.request_id or ""
-    )
-
-
-def _verify(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
-    """The incoming key passes, a garbled one is refused, the outgoing one still passes."""
-    incoming: Secret = open_version(operation.version)
-    result = driver.probe(spec, incoming)
-    if result.outcome is not ProbeOutcome.ACCEPTED:
-        return _not_accepted(operation, result, now)
-    control = driver.probe(spec, garble(incoming))
-    if control.outcome is ProbeOutcome.ACCEPTED:
-        return Settlement(
-            OperationState.FAILED,
-            "verifier_broken",
-            "the probe accepts a wrong key too, so it proves nothing: probe a path that needs the key",
-        )
-    if control.outcome is not ProbeOutcome.REJECTED:
-        return _no_verdict(operation, control, now)
-    outgoing = operation.rotation.outgoing
-    if outgoing is not None and outgoing.state == State.ACTIVE:
-        outgoing.key = operation.rotation.key
-        old = driver.probe(spec, open_version(outgoing))
-        if old.outcome is ProbeOutcome.REJECTED:
-            return Settlement(OperationState.DONE, "outgoing_dead", "the outgoing key is refused already")
-        if old.outcome is not ProbeOutcome.ACCEPTED:
-            return _no_verdict(operation, old, now)
-    return Settlement(OperationState.DONE, "verified", request_id=result.request_id or "")
-
-
-def _not_accepted(operation: Operation, result: ProbeResult, now: datetime) -> Settlement:
-    if result.outcome is ProbeOutcome.FORBIDDEN:
-        return Settlement(
-            OperationState.FAILED,
-            "blocked",
-            "the provider knows the key but the plan or account does not allow it",
-        )
-    if result.outcome is not ProbeOutcome.REJECTED:
-        return _no_verdict(operation, result, now)
-    if now - operation.created_at < VERIFY_BUDGET and operation.tries < MOST_TRIES:
-        return Settlement(
-            OperationState.PENDING, "rejected", "not accepted yet", retry=backoff(operation.tries)
-        )
-    return Settlement(OperationState.FAILED, "rejected", "the provider does not accept the new key")
-
-
-def _no_verdict(operation: Operation, result: ProbeResult, now: datetime) -> Settlement:
-    if now - operation.created_at >= REACH_BUDGET:
-        return Settlement(
-            OperationState.FAILED, "no_verdict", f"no clear answer from the provider: {result.detail}"
-        )
-    delay = min(backoff(operation.tries, result.retry_after), timedelta(minutes=1))
-    return Settlement(OperationState.PENDING, str(result.outcome), result.detail, retry=delay)
-
-
-def _need_id(operation: Operation) -> str:
-    """What the provider calls the key. One that was pasted without its id can only be handled by a person."""
-    if not operation.version.provider_key_id and operation.rotation.key.service.provider.driver == "http":
-        raise NeedsPerson("no_provider_id", "This key was imported without the provider's id for it.")
-    return operation.version.provider_key_id
-
-
-def _disable(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
-    driver.disable(spec, _need_id(operation))
-    return Settlement(OperationState.DONE, "disabled")
-
-
-def _enable(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
-    driver.enable(spec, _need_id(operation))
-    return Settlement(OperationState.DONE, "enabled")
-
-
-def _revoke(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
-    """Never the key in use: same secret or same provider id as another version that must live."""
-    version = operation.version
-    twins = KeyVersion.objects.filter(key=version.key_id, state=State.ACTIVE).exclude(pk=version.pk)
-    if version.provider_key_id and twins.filter(provider_key_id=version.provider_key_id).exists():
-        return Settlement(
-            OperationState.FAILED, "in_use", "the provider's id of this key is that of a key in use"
-        )
-    driver.revoke(spec, _need_id(operation))
-    return Settlement(OperationState.DONE, "revoked")
-
-
-def _confirm(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
-    """The provider must refuse the key now. Some do so late: it is asked again within a budget."""
-    result = driver.probe(spec, open_version(operation.version))
-    if result.outcome is ProbeOutcome.REJECTED:
-        return Settlement(OperationState.DONE, "dead", result.detail, request_id=result.request_id or "")
-    policy = from_json(operation.rotation.policy)
-    budget = min(max(policy.cool_off, VERIFY_BUDGET), CONFIRM_BUDGET)
-    revoke_unknown = Operation.objects.filter(
-        rotation=operation.rotation_id, kind=Kind.REVOKE, side=operation.side, state=OperationState.UNKNOWN
-    ).exists()
-    alive = result.outcome is ProbeOutcome.ACCEPTED
-    if alive and revoke_unknown and operation.tries >= 2:
-        return Settlement(OperationState.DONE, "alive", "the revoke was not carried out")
-    if now - operation.created_at >= budget:
-        outcome = "alive" if alive else "no_verdict"
-        return Settlement(OperationState.DONE, outcome, f"not proved dead: {result.detail or result.outcome}")
-    delay = min(backoff(operation.tries, result.retry_after), timedelta(minutes=1))
-    return Settlement(OperationState.PENDING, str(result.outcome), "still honoured", retry=delay)
-
-
-_HANDLERS = {
-    Kind.ISSUE: _issue,
-    Kind.RECONCILE: _reconcile,
-    Kind.PROBE: _probe,
-    Kind.VERIFY: _verify,
-    Kind.DISABLE: _disable,
-    Kind.ENABLE: _enable,
-    Kind.REVOKE: _revoke,
-    Kind.CONFIRM: _confirm,
-}
-
-
-# Settling ------------------------------------------------------------------------------------------
 
 
 @transaction.atomic

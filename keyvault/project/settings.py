@@ -42,6 +42,7 @@ KEYTURN_KEYRING_JSON = env.str("KEYTURN_KEYRING_JSON", "")
 
 # Behaviour
 KEYTURN_TICK = env.float("KEYTURN_TICK", 10)
+KEYTURN_PROVIDER_CALLS = max(1, env.int("KEYTURN_PROVIDER_CALLS", 4))  # under way at once to one provider
 KEYTURN_EGRESS_ALLOW = frozenset(env.list("KEYTURN_EGRESS_ALLOW", default=[]))
 KEYTURN_TRUSTED_PROXIES = parse_networks(env.list("KEYTURN_TRUSTED_PROXIES", default=[]))
 KEYTURN_HEARTBEAT_MAX_AGE = env.int("KEYTURN_HEARTBEAT_MAX_AGE", max(30, 3 * KEYTURN_TICK))

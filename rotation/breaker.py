@@ -1,0 +1,166 @@
+"""How often a provider is asked at once, and when it is left alone for a while. One writer, this file.
+
+Two gates stand before every call, and both are rows, so that they hold for all workers of all hosts:
+
+1. The cap: so many calls to one provider are under way at most. Calls that replace a leaked key have a lane
+   of the same width to themselves and never stand behind others.
+2. The breaker: after ``FAILURES_TO_OPEN`` calls in a row that nobody answered it opens, and the provider is
+   left alone for a pause that doubles each time. Then one call goes out as a trial; its answer closes it.
+
+What is held back keeps its tries. Calls for a leaked key pass an open breaker: a person must hear soon that
+it cannot be revoked. A probe passes too and is answered on the spot: the provider is unreachable.
+Keys that we issue ourselves know neither gate.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+
+from keyvault.models import Provider
+from rotation.facts import PROVIDER_BUSY, PROVIDER_DOWN, Kind, OperationState
+from rotation.models import Breaker, Operation
+
+log = structlog.get_logger("keyturn.breaker")
+
+FAILURES_TO_OPEN = 5
+FIRST_PAUSE = timedelta(seconds=15)
+LONGEST_PAUSE = timedelta(minutes=5)
+TRIAL = timedelta(seconds=60)  # a trial that tells nothing within this time makes room for another
+SPREAD = 5.0  # seconds over which those that wait come back
+_random = random.SystemRandom()
+
+
+@dataclass(frozen=True)
+class Held:
+    """Why an operation is not carried out now. ``code``: provider_busy or provider_down."""
+
+    code: str
+    reason: str
+    until: datetime
+
+
+def admit(operation: Operation, now: datetime) -> Held | None:
+    """Whether this operation may be carried out now; None: it may. Runs in the transaction of its claim.
+
+    The operation comes with its rotation, the key's provider and the outgoing version.
+    """
+    provider = _provider(operation)
+    if _ours(provider):
+        return None
+    row = _lock(provider)
+    urgent = _is_urgent(operation)
+    if _under_way(provider, now, urgent=urgent) >= settings.KEYTURN_PROVIDER_CALLS:
+        until = now + timedelta(seconds=_random.uniform(1.0, SPREAD))
+        return Held(PROVIDER_BUSY, f"as many calls to {provider.slug} as may be are under way", until)
+    if row.open_until is None:
+        return None
+    if now >= row.open_until:
+        row.trial, row.open_until = operation.id, now + TRIAL
+        row.save()
+        return None
+    if urgent or operation.kind == Kind.PROBE:
+        return None
+    until = row.open_until + timedelta(seconds=_random.uniform(0.0, SPREAD))
+    return Held(PROVIDER_DOWN, _left_alone(provider, row.open_until), until)
+
+
+def silenced(operation: Operation, now: datetime) -> str:
+    """Why this probe is answered without asking the provider; empty where the provider is asked."""
+    if operation.kind != Kind.PROBE or _is_urgent(operation):
+        return ""
+    row = Breaker.objects.filter(provider=_provider(operation), open_until__gt=now).first()
+    if row is None or row.open_until is None or row.trial == operation.id:
+        return ""
+    return _left_alone(_provider(operation), row.open_until)
+
+
+def is_open(provider: Provider, now: datetime) -> bool:
+    """Whether the provider is left alone at present."""
+    return Breaker.objects.filter(provider=provider, open_until__gt=now).exists()
+
+
+def note(provider: Provider, now: datetime, *, reached: bool | None, call: uuid.UUID | None = None) -> None:
+    """Count what became of a call. ``call``: the operation's id; ``reached`` None: nobody was asked."""
+    if _ours(provider):
+        return
+    if reached:
+        answered = Breaker.objects.filter(provider=provider, failures__gt=0)
+        if answered.update(failures=0, pauses=0, open_until=None, trial=None):
+            log.info("the provider answers", provider=provider.slug)
+    elif reached is None:
+        # A trial that asked nobody lets the next one try.
+        Breaker.objects.filter(provider=provider, trial=call).exclude(trial=None).update(
+            open_until=now, trial=None
+        )
+    else:
+        _count_failure(provider, call, now)
+
+
+@transaction.atomic
+def _count_failure(provider: Provider, call: uuid.UUID | None, now: datetime) -> None:
+    row = _lock(provider)
+    was_trial = call is not None and row.trial == call
+    if row.open_until is not None and now < row.open_until and not was_trial:
+        return  # it began before the breaker opened, and says nothing new
+    row.failures += 1
+    if row.failures >= FAILURES_TO_OPEN:
+        row.pauses += 1
+        row.open_until, row.trial = now + pause(row.pauses), None
+        log.warning("the provider is left alone", provider=provider.slug, until=row.open_until.isoformat())
+    row.save()
+
+
+def pause(pauses: int) -> timedelta:
+    """How long the provider is left alone for the nth time in a row: doubling, jittered in the upper half."""
+    doubled: timedelta = FIRST_PAUSE * 2 ** min(pauses - 1, 10)
+    return min(LONGEST_PAUSE, doubled) * _random.uniform(0.5, 1.0)
+
+
+def hand_on(provider: Provider, now: datetime) -> uuid.UUID | None:
+    """A call has ended: the operation that may go next, of those that the cap held back."""
+    waiting = Operation.objects.filter(
+        state=OperationState.PENDING, outcome=PROVIDER_BUSY, rotation__key__service__provider=provider
+    ).order_by(F("rotation__outgoing__compromised_at").asc(nulls_last=True), "created_at")
+    next_id = waiting.values_list("id", flat=True).first()
+    if next_id is None:
+        return None
+    freed = Operation.objects.filter(pk=next_id, state=OperationState.PENDING, outcome=PROVIDER_BUSY)
+    return next_id if freed.update(retry_at=now) else None
+
+
+def _provider(operation: Operation) -> Provider:
+    return operation.rotation.key.service.provider
+
+
+def _ours(provider: Provider) -> bool:
+    return provider.driver == "generated"
+
+
+def _is_urgent(operation: Operation) -> bool:
+    outgoing = operation.rotation.outgoing
+    return outgoing is not None and outgoing.compromised_at is not None
+
+
+def _lock(provider: Provider) -> Breaker:
+    row, _ = Breaker.objects.select_for_update(of=("self",)).get_or_create(provider=provider)
+    return row
+
+
+def _under_way(provider: Provider, now: datetime, *, urgent: bool) -> int:
+    running = Operation.objects.filter(
+        state=OperationState.RUNNING, lease_until__gt=now, rotation__key__service__provider=provider
+    )
+    leaked = running.filter(rotation__outgoing__compromised_at__isnull=False)
+    return leaked.count() if urgent else running.exclude(pk__in=leaked.values("pk")).count()
+
+
+def _left_alone(provider: Provider, until: datetime) -> str:
+    return f"{provider.slug} does not answer; it is asked again after {until:%H:%M:%S} UTC"
