@@ -25,4 +25,5 @@ columns(
 )
 columns(models.Operation, "created_at", "kind", "side", "state", "outcome", "tries")
 columns(models.RotationEvent, "at", "name", "stage", "weight", "actor", "reason")
+columns(models.Breaker, "provider", "failures", "pauses", "open_until", related=("provider",))
 columns(models.Approval, "rotation", "transition", "user", "expires_at", related=("rotation", "user"))

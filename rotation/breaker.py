@@ -31,7 +31,7 @@ from rotation.models import Breaker, Operation
 log = structlog.get_logger("keyturn.breaker")
 
 FAILURES_TO_OPEN = 5
-FIRST_PAUSE = timedelta(seconds=15)
+FIRST_PAUSE = timedelta(minutes=1)
 LONGEST_PAUSE = timedelta(minutes=5)
 TRIAL = timedelta(seconds=60)  # a trial that tells nothing within this time makes room for another
 SPREAD = 5.0  # seconds over which those that wait come back

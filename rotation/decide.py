@@ -415,10 +415,11 @@ def _soon(operation: OperationView, r: Snapshot, now: datetime) -> datetime:
 
 
 def _wait_for(operation: OperationView, what: str, r: Snapshot, now: datetime, code: str = "") -> Wait:
-    """Wait for an operation in flight; where it is held back, that is the reason."""
+    """Wait for an operation in flight, with what the last try came to; or for what holds it back."""
     if operation.outcome in HELD_BACK:
         return Wait(operation.message, _soon(operation, r, now), code=operation.outcome)
-    return Wait(what, _soon(operation, r, now), code=code)
+    why = f" ({operation.message})" if operation.tries and operation.message else ""
+    return Wait(what + why, _soon(operation, r, now), code=code)
 
 
 def _hms(span: timedelta) -> str:
