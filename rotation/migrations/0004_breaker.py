@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('keyvault', '0004_changes'),
-        ('rotation', '0002_guards'),
+        ('rotation', '0003_evidence'),
     ]
 
     operations = [
