@@ -120,8 +120,15 @@ def backoff(tries: int, retry_after: float | None = None) -> timedelta:
 def _issue(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
     environment = operation.rotation.key.environment.slug
     request = IssueRequest(label=operation.label, idempotency_key=operation.label, environment=environment)
-    issued = driver.issue(spec, request)
-    return Settlement(OperationState.DONE, "issued", issued=issued)
+    return _created(operation, "issued", driver.issue(spec, request))
+
+
+def _created(operation: Operation, outcome: str, issued: Issued) -> Settlement:
+    """A key that is new. One that goes by the id of a key in use is none, and cleaning up would kill that."""
+    if _held_elsewhere(operation, issued.provider_key_id, but=operation.version):
+        message = "the provider answered with the id of a key that is in use here"
+        return Settlement(OperationState.FAILED, "not_rotated", message)
+    return Settlement(OperationState.DONE, outcome, issued=issued)
 
 
 def _reconcile(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
@@ -139,7 +146,7 @@ def _reconcile(operation: Operation, driver: Driver, spec: ProviderSpec, now: da
     able = driver.capabilities(spec)
     if able.replay:
         request = IssueRequest(lost.label, lost.label, operation.rotation.key.environment.slug)
-        return Settlement(OperationState.DONE, "replayed", issued=driver.issue(spec, request))
+        return _created(operation, "replayed", driver.issue(spec, request))
     if not able.list or not able.revoke:
         return Settlement(OperationState.FAILED, "possible_orphan", "this provider cannot list its keys")
     orphans = [entry for entry in driver.list(spec) if entry.label == lost.label]

@@ -178,8 +178,10 @@ def _reconcile(r: Snapshot, seen: Observations, now: datetime) -> Action:
         return Call(Kind.RECONCILE, Side.INCOMING)
     if found.state in _IN_FLIGHT or found.state is OperationState.UNKNOWN:
         return _wait_for(found, "finding out whether the provider created a key", r, now)
-    if r.attention == "possible_orphan":
-        return Wait("a person must look at the provider", _later(r, now), code="possible_orphan")
+    if r.attention in ("possible_orphan", "not_rotated"):
+        return Wait("a person must look at the provider", _later(r, now), code=r.attention)
+    if found.outcome == "not_rotated":
+        return Attention("not_rotated", found.message, (Verb.RESUME, Verb.SUPPLY, Verb.ABORT))
     return Attention(
         "possible_orphan",
         "the provider may have created a key that we never received; look there, revoke it, then resume",

@@ -13,8 +13,9 @@ No text of the provider's is passed on but an error code, which cannot hold a se
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from keyvault.crypto.intake import SecretRefused, check_secret
 from keyvault.crypto.secret import Secret
@@ -54,6 +55,8 @@ from rotation.egress import (
 __all__ = ["HttpDriver", "check_config"]
 
 _MAX_ID = 255
+_MAX_CURSOR = 512
+_MOST_PAGES = 200
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,44 @@ class HttpDriver:
         return probe.probe(spec, secret)
 
     def list(self, spec: ProviderSpec) -> tuple[Listed, ...]:
-        """Every key in the answer. A key without a label is somebody else's and gets an empty one."""
+        """Every key, page by page. A key without a label is somebody else's and gets an empty one.
+
+        All of them or OutcomeUnknown: of half a list nobody could say what is missing.
+        """
         call = self._declared(spec, "list", {}, {})
-        items = self._picked(call, self._answer(call, self._send(spec, call)), "items")
+        found: list[Listed] = []
+        cursors: set[str] = set()
+        cursor = ""
+        while cursor not in cursors and len(cursors) < _MOST_PAGES:
+            cursors.add(cursor)
+            answer = self._answer(call, self._send(spec, call, cursor))
+            found += self._page(call, answer)
+            cursor = self._next(call, answer)
+            if not cursor:
+                return tuple(found)
+        raise OutcomeUnknown("answer_unusable", "the provider's list of keys does not end")
+
+    def _page(self, call: _Call, answer: object) -> Iterator[Listed]:
+        items = self._picked(call, answer, "items")
         if not isinstance(items, list):
             raise OutcomeUnknown("answer_unusable", "the provider's list of keys is not a list")
-        return tuple(
-            Listed(self._id(self._picked(call, item, "id")), self._label(call, item)) for item in items
-        )
+        for item in items:
+            yield Listed(self._id(self._picked(call, item, "id")), self._label(call, item))
+
+    @staticmethod
+    def _next(call: _Call, answer: object) -> str:
+        """The cursor of the next page; empty after the last one."""
+        if "next" not in call.declared:
+            return ""
+        try:
+            cursor = pick(answer, str(call.declared["next"]))
+        except PickError:
+            return ""
+        if cursor is None or cursor == "":
+            return ""
+        if isinstance(cursor, bool) or not isinstance(cursor, str | int) or len(str(cursor)) > _MAX_CURSOR:
+            raise OutcomeUnknown("answer_unusable", "the provider's cursor is neither a text nor a number")
+        return str(cursor)
 
     def disable(self, spec: ProviderSpec, provider_key_id: str) -> None:
         """Make the provider refuse the key for now."""
@@ -133,7 +166,7 @@ class HttpDriver:
             )
         return _Call(name, declared, values, idempotency)
 
-    def _send(self, spec: ProviderSpec, call: _Call) -> EgressResponse:
+    def _send(self, spec: ProviderSpec, call: _Call, cursor: str = "") -> EgressResponse:
         if spec.admin_secret is None:
             raise Refused(
                 "no_admin_secret", "the provider has no admin secret, so its management API cannot be called"
@@ -155,6 +188,9 @@ class HttpDriver:
             path = fill_path(str(call.declared["path"]), call.values)
         except ValueError:
             raise Refused("bad_id", "the id of the key cannot stand in a path") from None
+        if cursor:
+            mark = "&" if "?" in path else "?"
+            path = f"{path}{mark}{quote(str(call.declared['cursor']))}={quote(cursor, safe='')}"
         failure: DriverError
         try:
             response = request(

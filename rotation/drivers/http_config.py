@@ -4,7 +4,8 @@ Every part is optional; what is not declared needs a person:
 
     {"issue":   {"method": "POST", "path": "/keys", "body": {"name": "{label}"},
                  "secret": "/key", "id": "/id"},
-     "list":    {"method": "GET", "path": "/keys", "items": "/keys", "id": "/id", "label": "/name"},
+     "list":    {"method": "GET", "path": "/keys", "items": "/keys", "id": "/id", "label": "/name",
+                 "next": "/next_cursor", "cursor": "cursor"},
      "disable": {"method": "POST", "path": "/keys/{id}/disable"},
      "enable":  {"method": "POST", "path": "/keys/{id}/enable"},
      "revoke":  {"method": "DELETE", "path": "/keys/{id}"},
@@ -12,8 +13,9 @@ Every part is optional; what is not declared needs a person:
      "admin_header": "Authorization", "admin_scheme": "Bearer",
      "quota_codes": ["key_quota_reached"]}
 
-`{label}`, `{id}` and `{environment}` are filled in, and answers are read by JSON Pointer (RFC 6901). The
-admin secret is not part of this: it is sealed beside it.
+`{label}`, `{id}` and `{environment}` are filled in, and answers are read by JSON Pointer (RFC 6901). A list
+that comes in pages names where the cursor of the next page stands (`next`) and the query parameter that takes
+it (`cursor`). The admin secret is not part of this: it is sealed beside it.
 """
 
 import json
@@ -39,6 +41,7 @@ PICKS: Final[dict[str, tuple[str, ...]]] = {
     "enable": (),
     "revoke": (),
 }
+PAGING: Final = ("next", "cursor")  # of list, both or neither
 # Which placeholders have a value at that moment; the id is known only once the key exists.
 KNOWN: Final[dict[str, frozenset[str]]] = {
     "issue": frozenset({"label", "environment"}),
@@ -93,7 +96,8 @@ def check_config(config: object) -> list[str]:
 def _check_call(name: str, call: object) -> list[str]:
     if not isinstance(call, Mapping):
         return [f"{name} must be an object"]
-    known = ("method", "path", "headers", "body", *PICKS[name])
+    paging = PAGING if name == "list" else ()
+    known = ("method", "path", "headers", "body", *PICKS[name], *paging)
     problems = [f"{name}: unknown field {field!r}" for field in call if field not in known]
     if call.get("method") not in METHODS:
         problems.append(f"{name}.method must be an HTTP method in capitals")
@@ -111,11 +115,27 @@ def _check_call(name: str, call: object) -> list[str]:
         problems.append(f"{name}: the placeholder {{{stranger}}} has no value there")
     if "id" in KNOWN[name] and "id" not in used:
         problems.append(f"{name} must use {{id}} in its path or body, or it would not say which key")
+    problems += _check_paging(call) if paging else []
     for pick in PICKS[name]:
         pointer = call.get(pick)
         whole = pick == "items"  # the list itself may be the whole answer
         if not isinstance(pointer, str) or not _POINTER.match(pointer) or not (pointer or whole):
             problems.append(f"{name}.{pick} must be a JSON Pointer such as /key")
+    return problems
+
+
+def _check_paging(call: Mapping[str, object]) -> list[str]:
+    given = [name for name in PAGING if name in call]
+    if not given:
+        return []
+    if len(given) == 1:
+        return [f"list: {' and '.join(PAGING)} belong together"]
+    pointer, parameter = call["next"], call["cursor"]
+    problems = []
+    if not (isinstance(pointer, str) and pointer and _POINTER.match(pointer)):
+        problems.append("list.next must be a JSON Pointer such as /next_cursor")
+    if not (isinstance(parameter, str) and re.fullmatch(r"[A-Za-z0-9_.\[\]-]{1,64}", parameter)):
+        problems.append("list.cursor must be the name of a query parameter")
     return problems
 
 

@@ -22,7 +22,11 @@ class Faults:
     error_status: int = 503
     planes: tuple[str, ...] = ("data",)  # where the four above strike: "data", "manage" or both
     lose_create_answers: int = 0  # so many next creates happen, but their answers are lost
+    lose_revoke_answers: int = 0  # so many next revokes happen, but their answers are lost
     revoke_delay: float = 0.0  # a revoked key works for so long yet
+    issue_delay: float = 0.0  # a new key is refused for so long
+    repeats: bool = False  # "create" hands out the newest live key once more
+    page_size: int | None = None  # keys on one page of the list; None: all of them
     max_keys: int | None = None  # keys an account may hold, revoked ones aside
     replaces: bool = False  # a new key kills the ones before it
     plan_lapsed: bool = False  # the account has no plan with API access any more
@@ -48,16 +52,16 @@ def _checked(name: str, value: object) -> object:
     if name in ("reject_keys", "planes"):
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
-    elif name in ("replaces", "plan_lapsed"):
+    elif name in ("replaces", "repeats", "plan_lapsed"):
         if isinstance(value, bool):
             return value
     elif name == "retry_after":
         if value is None or whole or isinstance(value, str):
             return value
-    elif name in ("error_status", "lose_create_answers"):
+    elif name in ("error_status", "lose_create_answers", "lose_revoke_answers"):
         if whole:
             return value
-    elif name == "max_keys":
+    elif name in ("max_keys", "page_size"):
         if value is None or whole:
             return value
     elif number or (name == "rate_per_second" and value is None):

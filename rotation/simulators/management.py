@@ -1,9 +1,11 @@
 """The management API: `/_manage/keys`, for the admin secret only. It never shows a secret twice.
 
     POST   /_manage/keys               {"name"} -> 201 {"id", "name", "key"}; Idempotency-Key is honoured
-    GET    /_manage/keys               {"keys": [{"id", "name", "state", "last_used_at"}]} without revoked
-    ones POST   /_manage/keys/{id}/disable  204 POST   /_manage/keys/{id}/enable   204 DELETE
-    /_manage/keys/{id}          204; 404 when it is gone already
+    GET    /_manage/keys?after=        {"keys": [{"id", "name", "state", "last_used_at"}], "next"} without
+                                       revoked ones; "next" goes into "after"
+    POST   /_manage/keys/{id}/disable  204
+    POST   /_manage/keys/{id}/enable   204
+    DELETE /_manage/keys/{id}          204; 404 when it is gone already
 
 None of the providers documents one. It exists so that the http driver can be exercised against real answers.
 """
@@ -30,7 +32,15 @@ def management_config() -> dict[str, object]:
             "secret": "/key",
             "id": "/id",
         },
-        "list": {"method": "GET", "path": PREFIX, "items": "/keys", "id": "/id", "label": "/name"},
+        "list": {
+            "method": "GET",
+            "path": PREFIX,
+            "items": "/keys",
+            "id": "/id",
+            "label": "/name",
+            "next": "/next",
+            "cursor": "after",
+        },
         "disable": {"method": "POST", "path": f"{PREFIX}/{{id}}/disable"},
         "enable": {"method": "POST", "path": f"{PREFIX}/{{id}}/enable"},
         "revoke": {"method": "DELETE", "path": f"{PREFIX}/{{id}}"},
@@ -51,12 +61,7 @@ def manage(simulator: Simulator, request: Request) -> Answer:
     if request.path == PREFIX and request.method == "POST":
         return _create(simulator, request)
     if request.path == PREFIX and request.method == "GET":
-        keys = [
-            {"id": key.id, "name": key.label, "state": key.state, "last_used_at": key.last_used_at}
-            for key in simulator.truth.views()
-            if key.state != "revoked"
-        ]
-        return json_response(200, {"keys": keys})
+        return _list(simulator, request)
     match = _ONE.match(request.path)
     verb = (request.method, match[2]) if match else None
     if match is None or verb not in (("POST", "disable"), ("POST", "enable"), ("DELETE", None)):
@@ -65,7 +70,19 @@ def manage(simulator: Simulator, request: Request) -> Answer:
         {"disable": simulator.disable, "enable": simulator.enable, None: simulator.revoke}[match[2]](match[1])
     except NoSuchKey:
         return _error(404, "not_found")
-    return Response(204)
+    lost = match[2] is None and simulator.truth.lose_next_answer("lose_revoke_answers")
+    return Cut() if lost else Response(204)
+
+
+def _list(simulator: Simulator, request: Request) -> Response:
+    held = [key for key in simulator.truth.views() if key.state != "revoked"]
+    start = int(request.query.get("after", "0"))
+    end = start + (simulator.truth.faults.page_size or len(held))
+    keys = [
+        {"id": key.id, "name": key.label, "state": key.state, "last_used_at": key.last_used_at}
+        for key in held[start:end]
+    ]
+    return json_response(200, {"keys": keys, "next": str(end) if end < len(held) else None})
 
 
 def _create(simulator: Simulator, request: Request) -> Answer:
@@ -90,7 +107,7 @@ def _create(simulator: Simulator, request: Request) -> Answer:
         reply = json_response(201, {"id": key.id, "name": key.label, "key": key.secret.expose()})
         if idempotency_key:
             simulator.replies[idempotency_key] = (request.body, reply)
-        return Cut() if simulator.truth.lose_next_answer() else reply
+        return Cut() if simulator.truth.lose_next_answer("lose_create_answers") else reply
 
 
 def _error(status: int, code: str) -> Response:

@@ -57,6 +57,7 @@ class Key:
     secret: Secret
     created_at: float
     state: KeyState = "live"
+    honoured_from: float = 0.0  # when creating takes effect
     refused_from: float | None = None  # when revoking or disabling takes effect
     last_used_at: float | None = None
     statuses: Counter[int] = field(default_factory=Counter)  # 0: no answer was given
@@ -84,23 +85,27 @@ class Truth:
             if self.faults.plan_lapsed:
                 raise NoPlan
             held = [key for key in self._keys.values() if key.state != "revoked"]
+            if self.faults.repeats and held:
+                return held[-1]
             if self.faults.max_keys is not None and len(held) >= self.faults.max_keys:
                 raise QuotaFull
             if self.faults.replaces:
                 for key in held:
                     self._end(key, "revoked", delay=0.0)
             text = self._key_prefix + "".join(secrets.choice(_ALPHABET) for _ in range(40))
-            key = Key(f"key_{secrets.token_hex(8)}", label, Secret(text), self.clock())
+            now = self.clock()
+            key = Key(f"key_{secrets.token_hex(8)}", label, Secret(text), now)
+            key.honoured_from = now + self.faults.issue_delay
             self._keys[key.id] = key
             self._by_digest[_digest(text)] = key
             return key
 
-    def lose_next_answer(self) -> bool:
-        """Is the answer to this create to be lost? Counts down."""
+    def lose_next_answer(self, fault: Literal["lose_create_answers", "lose_revoke_answers"]) -> bool:
+        """Is the answer to this call to be lost? Counts down."""
         with self.lock:
-            left = self.faults.lose_create_answers
+            left: int = getattr(self.faults, fault)
             if left > 0:
-                self.faults = self.faults.merged({"lose_create_answers": left - 1})
+                self.faults = self.faults.merged({fault: left - 1})
             return left > 0
 
     def revoke(self, key_id: str) -> None:
@@ -137,7 +142,8 @@ class Truth:
     def honoured(self, key: Key) -> bool:
         """Does the provider accept this key right now (its plan aside)?"""
         with self.lock:
-            refused = key.refused_from is not None and self.clock() >= key.refused_from
+            now = self.clock()
+            refused = now < key.honoured_from or (key.refused_from is not None and now >= key.refused_from)
             return not refused and key.id not in self.faults.reject_keys
 
     def within_rate(self, key: Key, rate: float) -> bool:

@@ -199,7 +199,7 @@ def test_management_makes_lists_disables_and_revokes(managed: RunningSimulator) 
         assert call(managed, method, path, **admin(managed)).status == 204
         assert managed.control.honours(secret) is honoured
     assert call(managed, "DELETE", f"/_manage/keys/{key}", **admin(managed)).status == 404
-    assert call(managed, "GET", "/_manage/keys", **admin(managed)).json == {"keys": []}
+    assert call(managed, "GET", "/_manage/keys", **admin(managed)).json == {"keys": [], "next": None}
 
 
 def test_management_replays_an_idempotent_create(managed: RunningSimulator) -> None:
