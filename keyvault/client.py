@@ -7,9 +7,10 @@ The address and the token come from ``KEYTURN_URL`` and ``KEYTURN_TOKEN``; the i
 0     done
 2     wrong usage, or ``KEYTURN_URL`` / ``KEYTURN_TOKEN`` missing
 3     the token is not accepted, or may not do this (401, 403)
-4     no such key for this token, or no active version (404, 410)
+4     no such key for this token, or no active version (404, 410); a signer that the key set does not name
 5     not reachable, overloaded or failing after all attempts (network, 429, 5xx)
 6     any other answer that is not a success
+7     an evidence file that was changed, or that another key signed
 ====  ==========================================================================
 """
 
@@ -26,6 +27,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
+from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
 ATTEMPTS: Final = 4
@@ -35,7 +37,8 @@ LONGEST_WAIT: Final = 30.0  # seconds between two attempts, whatever Retry-After
 MAX_ANSWER: Final = 1024 * 1024
 TRY_AGAIN: Final = frozenset({429, 500, 502, 503, 504})
 
-USAGE, NOT_ALLOWED, NOT_FOUND, UNAVAILABLE, UNEXPECTED = 2, 3, 4, 5, 6
+USAGE, NOT_ALLOWED, NOT_FOUND, UNAVAILABLE, UNEXPECTED, NOT_GENUINE = 2, 3, 4, 5, 6, 7
+KEY_SET: Final = "/v1/.well-known/jwks.json"
 
 
 class ClientError(Exception):
@@ -145,28 +148,40 @@ class Client:
         if etag:
             headers["If-None-Match"] = etag
         request = urllib.request.Request(url, headers=headers)  # noqa: S310  (the scheme was checked)
-        for attempt in range(1, self._attempts + 1):
-            last = attempt == self._attempts
-            try:
-                with self._opener.open(request, timeout=timeout) as response:
-                    return Answer(
-                        response.status, response.read(MAX_ANSWER), response.headers.get("ETag", "")
-                    )
-            except urllib.error.HTTPError as error:
-                with error:
-                    if error.code == 304:
-                        return Answer(304, b"", error.headers.get("ETag", etag))
-                    if last or error.code not in TRY_AGAIN:
-                        _refuse(error)
-                    delay = _delay(attempt, error.headers.get("Retry-After"))
-            except OSError as error:
-                if last:
-                    raise ClientError(
-                        f"{self._base} cannot be reached: {_reason(error)}.", UNAVAILABLE
-                    ) from error
-                delay = _delay(attempt, None)
-            self._wait(delay)
-        raise ClientError("No attempt was allowed.", USAGE)
+        return _exchange(
+            self._opener, request, self._base, timeout=timeout, attempts=self._attempts, wait=self._wait
+        )
+
+
+def _exchange(
+    opener: urllib.request.OpenerDirector,
+    request: urllib.request.Request,
+    where: str,
+    *,
+    timeout: float,
+    attempts: int,
+    wait: Callable[[float], None],
+) -> Answer:
+    """Ask until there is an answer worth having. Raises ``ClientError``, which names ``where``."""
+    for attempt in range(1, attempts + 1):
+        last = attempt == attempts
+        try:
+            with opener.open(request, timeout=timeout) as response:
+                return Answer(response.status, response.read(MAX_ANSWER), response.headers.get("ETag", ""))
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == 304:
+                    etag = request.get_header("If-none-match", "")
+                    return Answer(304, b"", error.headers.get("ETag", etag))
+                if last or error.code not in TRY_AGAIN:
+                    _refuse(error)
+                delay = _delay(attempt, error.headers.get("Retry-After"))
+        except OSError as error:
+            if last:
+                raise ClientError(f"{where} cannot be reached: {_reason(error)}.", UNAVAILABLE) from error
+            delay = _delay(attempt, None)
+        wait(delay)
+    raise ClientError("No attempt was allowed.", USAGE)
 
 
 def _path(service: str, environment: str) -> str:
@@ -200,6 +215,37 @@ def _refuse(error: urllib.error.HTTPError) -> NoReturn:
 
 
 _EXIT_CODES: Final = {401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 410: NOT_FOUND}
+
+
+def key_set(
+    source: str, *, attempts: int = ATTEMPTS, wait: Callable[[float], None] = time.sleep
+) -> dict[str, Any]:
+    """The public keys of an installation, from an address or a file. No token is sent.
+
+    Raises ``ClientError``.
+    """
+    if urllib.parse.urlsplit(source).scheme in ("http", "https"):
+        request = urllib.request.Request(source, headers={"User-Agent": "keyturn"})  # noqa: S310  (as checked)
+        opener = urllib.request.build_opener(_NoRedirects)
+        answer = _exchange(opener, request, source, timeout=TIMEOUT, attempts=attempts, wait=wait)
+        body = answer.body
+    else:
+        body = read_file(source)
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ClientError(f"{source} is no key set.", USAGE)
+    return found
+
+
+def read_file(path: str) -> bytes:
+    """What is in a file. Raises ``ClientError``."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ClientError(f"{path} cannot be read: {error.strerror}.", USAGE) from error
 
 
 @dataclass(frozen=True)

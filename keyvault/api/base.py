@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from http import HTTPStatus
@@ -133,6 +133,7 @@ def wanted_revision(request: Request) -> int | None:
 
 # Documentation -------------------------------------------------------------------------------------
 
+REFUSALS: Final = "x-refusals"  # a note to the last hook of the document, which takes it out
 IDEMPOTENCY_PARAMETER: Final = OpenApiParameter(
     "Idempotency-Key",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[!-+\--~]+$"},
@@ -167,10 +168,12 @@ def documented(
     query: type[StrictSerializer] | None = None,
     page: bool = False,
     precondition: bool = False,
+    refusals: Sequence[int] = (),
     tag: str,
     description: str = "",
 ) -> Callable[[Method], Method]:
-    """Describe one operation. Refusals that every operation may give are added to the document later."""
+    """Describe one operation. Refusals that every operation may give are added to the document later;
+    ``refusals`` are statuses that this one may give besides."""
 
     def decorate(method: Method) -> Method:
         parameters: list[Any] = [query] if query is not None else []
@@ -191,6 +194,7 @@ def documented(
             responses=responses,
             parameters=parameters,
             tags=[tag],
+            extensions={REFUSALS: list(refusals)} if refusals else None,
         )
         described: Method = decorator(method)
         return described

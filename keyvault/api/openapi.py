@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.generators import SchemaGenerator
 
+from keyvault.api.base import REFUSALS
 from keyvault.api.converters import IN_OPENAPI
 from keyvault.errors import CODES
 
@@ -108,7 +109,7 @@ def _drop(item: Any, name: str) -> None:
 def _statuses(path: str, method: str, operation: Document) -> set[int]:
     if not operation.get("security"):
         return {406}
-    statuses = {400, 401, 403, 406, 429, 503}
+    statuses = {400, 401, 403, 406, 429, 503, *operation.pop(REFUSALS, ())}
     if "{" in path:
         statuses.add(404)
     if "requestBody" in operation:

@@ -167,6 +167,32 @@ def run(arguments: tuple[str, ...]) -> None:
         _give_up(error)
 
 
+@main.group()
+def evidence() -> None:
+    """Files that prove what happened in a rotation."""
+
+
+@evidence.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option(
+    "--jwks", metavar="URL|FILE", help="The installation's key set. Default: that of KEYTURN_URL, fetched."
+)
+def verify(file: str, jwks: str | None) -> None:
+    """Check the signature of an evidence FILE.
+
+    Exit codes: 0 genuine, 7 changed or signed by another key, 4 the key set does not name the signer, 2 file
+    or key set cannot be read, 5 the key set cannot be fetched.
+    """
+    from keyvault.client import KEY_SET, ClientError
+    from keyvault.project import evidence_command
+
+    address = os.environ.get("KEYTURN_URL", "http://127.0.0.1:8000").rstrip("/")
+    try:
+        click.echo(evidence_command.verify(file, jwks or f"{address}{KEY_SET}"))
+    except ClientError as error:
+        _give_up(error)
+
+
 def _client() -> Client:
     from keyvault.client import Client
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import URLPattern, path
 
 from keyvault.api import converters as _converters  # noqa: F401  (registers <name:…>)
-from rotation.api.views import emergencies, keys, policies, providers, rotations
+from rotation.api.views import emergencies, evidence, keys, policies, providers, rotations
 
 _KEY = "keys/<name:service>/<name:environment>"
 _ROTATION = "rotations/<uuid:rotation>"
@@ -22,6 +22,7 @@ urlpatterns: list[URLPattern] = [
     path("emergency/", emergencies.EmergencyView.as_view()),
     path("rotations/", rotations.RotationsView.as_view()),
     path(f"{_ROTATION}/", rotations.RotationView.as_view()),
+    path(f"{_ROTATION}/evidence/", evidence.EvidenceView.as_view()),
     path(f"{_ROTATION}/approve/", rotations.ApproveView.as_view()),
     path(f"{_ROTATION}/pause/", rotations.PauseView.as_view()),
     path(f"{_ROTATION}/resume/", rotations.ResumeView.as_view()),

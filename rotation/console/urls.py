@@ -25,6 +25,7 @@ urlpatterns = [
     path("rotations/", rotations.rotations, name="console-rotations"),
     path("rotations/<uuid:rotation_id>/", rotations.rotation, name="console-rotation"),
     path("rotations/<uuid:rotation_id>/supply/", supply.supply, name="console-supply"),
+    path("rotations/<uuid:rotation_id>/evidence/", rotations.evidence, name="console-evidence"),
     path("rotations/<uuid:rotation_id>/<slug:verb>/", verbs.verb_page, name="console-verb"),
     path("policies/", policies.policies, name="console-policies"),
     path("policies/<slug:slug>/", policies.policy, name="console-policy"),

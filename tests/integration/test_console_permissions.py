@@ -58,7 +58,7 @@ def test_a_stranger_gets_404_as_for_a_key_that_does_not_exist(house: House, path
 
 def test_a_stranger_gets_404_for_a_rotation_and_each_of_its_verbs(house: House) -> None:
     rotation, stranger = house.start(), client_of("stranger")
-    for verb in ("", "pause/", "abort/", "supply/", "force-revoke/"):
+    for verb in ("", "evidence/", "pause/", "abort/", "supply/", "force-revoke/"):
         url = reverse("console-rotation", args=[rotation.id]) + verb
         assert stranger.get(url).status_code == 404
         assert stranger.post(url, {"reason": "x", "mark": "x"}).status_code in (404, 405)

@@ -179,6 +179,8 @@ def _rotate(i: Installation, token: str) -> None:
     )
     i.plant("issued secret", got)
     i.call("POST", f"{path}abort/", {"reason": "enough"})
+    told = i.call("GET", f"{path}evidence/")
+    assert told["rotation"]["outcome"] == "rolled_back", told
 
 
 def _second(answer: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from keyvault.console.access import actor_of, signed_in
 from rotation.console.live import live
 from rotation.console.picture import picture
 from rotation.models import Rotation
+from rotation.services.evidence import evidence_file, evidence_name, evidence_of
 
 PAGE = 50
 RELATED = ("key__service__provider", "key__service__team", "key__environment", "outgoing", "incoming")
@@ -41,6 +42,16 @@ def rotations(request: HttpRequest) -> HttpResponse:
         mine = mine.filter(key__service__slug__icontains=text)
     context = {"rotations": mine[:PAGE], "state": state, "q": text}
     return render(request, "rotation/rotations.html", context)
+
+
+@signed_in
+@require_safe
+def evidence(request: HttpRequest, rotation_id: uuid.UUID) -> HttpResponse:
+    """The evidence file, to be saved. An open rotation has none yet."""
+    row = find_rotation(actor_of(request), rotation_id)
+    body = evidence_file(evidence_of(row))
+    name = f'attachment; filename="{evidence_name(row)}"'
+    return HttpResponse(body, content_type="application/json", headers={"Content-Disposition": name})
 
 
 @signed_in

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -201,3 +202,30 @@ def test_missing_configuration_is_wrong_usage(url: str, token: str) -> None:
     with pytest.raises(ClientError) as caught:
         Client(url, token)
     assert caught.value.exit_code == module.USAGE
+
+
+# Key sets ------------------------------------------------------------------------------------------
+
+
+def test_a_key_set_is_fetched_without_a_token(server: Server) -> None:
+    server.replies += [Reply(503), Reply(200, {"keys": []})]
+    assert module.key_set(f"{server.url}/set.json", wait=server.waits.append) == {"keys": []}
+    assert len(server.waits) == 1
+    assert [seen.path for seen in server.seen] == ["/set.json", "/set.json"]
+    assert not [name for seen in server.seen for name in seen.headers if name.lower() == "x-api-key"]
+
+
+def test_a_key_set_that_cannot_be_had_is_told_apart(server: Server, tmp_path: Path) -> None:
+    server.replies += [Reply(503)]
+    for source, code in (
+        (f"{server.url}/set.json", 5),
+        ("http://127.0.0.1:1/set.json", 5),
+        (str(tmp_path / "none"), 2),
+        (str(tmp_path), 2),
+    ):
+        with pytest.raises(ClientError) as refused:
+            module.key_set(source, attempts=1, wait=server.waits.append)
+        assert refused.value.exit_code == code
+    (tmp_path / "list").write_text("[]")
+    with pytest.raises(ClientError, match="no key set"):
+        module.key_set(str(tmp_path / "list"))

@@ -94,6 +94,7 @@ def test_a_missing_token_is_said_in_one_line() -> None:
 def test_clients_import_no_django() -> None:
     program = (
         "import sys; import keyvault.client, keyvault.project.cli, keyvault.project.supervisor;"
+        "import keyvault.project.evidence_command;"
         "print([n for n in sys.modules if n.split('.')[0] in ('django', 'celery', 'rest_framework')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -103,7 +104,7 @@ def test_clients_import_no_django() -> None:
 def test_help_lists_our_commands() -> None:
     shown = CliRunner().invoke(main, ["--help"])
     assert shown.exit_code == 0
-    for name in ("serve", "demo", "token", "get", "run", "watch"):
+    for name in ("serve", "demo", "token", "get", "run", "watch", "evidence"):
         assert f"\n  {name} " in shown.output
 
 
