@@ -106,6 +106,7 @@ def _failing(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -
 
 
 def _stopped(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -> Action | None:
+    """Progress waits for the person who was asked, or who paused it."""
     if r.attention:
         return Wait("a person must choose", _later(r, now), code=r.attention)
     if r.paused:
@@ -114,7 +115,7 @@ def _stopped(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -
 
 
 def _overdue(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -> Action | None:
-    """Late for any reason but stragglers: those are held and named by the monitor stage itself."""
+    """Past its deadline it asks for a person, and names the stragglers; it never revokes for being late."""
     if now < r.deadline_at or r.stage is Stage.REVOKE:
         return None
     if r.stage is Stage.MONITOR and r.monitored >= r.policy.monitor and seen.offenders:
@@ -131,6 +132,7 @@ def _overdue(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -
 
 
 def _requested(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -> Action:
+    """Approvals to start, then the windows and freezes of the policy."""
     missing = r.policy.approvals.get("start", 0) - seen.approvals.get("start", 0)
     if missing > 0:
         return Wait(f"{missing} more approval(s) to start", _later(r, now), code="approval_start")
@@ -141,6 +143,7 @@ def _requested(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime)
 
 
 def _deploy(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -> Action:
+    """Issue the incoming key, then verify it at the provider."""
     return _verify(r, seen, now) if r.incoming_held else _issue(r, seen, now)
 
 
