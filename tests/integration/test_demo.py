@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,26 +27,55 @@ PROVIDERS: Final = ["backgrounderase", "removit", "removebgvideo", "backgroundcu
 COMMAND: Final = [sys.executable, "-c", "from keyvault.project.cli import main; main()", "demo"]
 
 
+CHAPTERS: Final = [
+    "four_rotations_unnoticed",
+    "rollback_in_shift",
+    "rollback_in_monitor",
+    "straggler_held",
+    "lost_answer_reconciled",
+    "emergency",
+]
+SECONDS: Final = 300.0  # for whatever the demo is to come to: the machine may be slow
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A demo that runs; what it prints goes to files, so that it never waits for us."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+    errors: Path
+
+    def said(self, text: str) -> bool:
+        return text in self.errors.read_text()
+
+
+Start = Callable[..., Demo]
+
+
 @pytest.fixture
-def started(bare_environment: dict[str, str]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that are ended with the test, whatever becomes of it."""
-    processes: list[subprocess.Popen[str]] = []
-    yield processes
-    for process in processes:
+def start(bare_environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Starts a demo that is ended with the test, whatever becomes of it."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def begin(*arguments: str) -> Demo:
+        output, errors = tmp_path / "stdout", tmp_path / "stderr"
+        with output.open("wb") as out, errors.open("wb") as err:
+            process = subprocess.Popen(
+                [*COMMAND, *arguments],
+                env=bare_environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        running.append(process)
+        return Demo(process, output, errors)
+
+    yield begin
+    for process in running:
         if process.poll() is None:
             process.kill()
-        process.communicate()
-
-
-def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        process.wait()
 
 
 def answers(port: int) -> bool:
@@ -79,13 +114,13 @@ def test_four_keys_are_replaced_unnoticed_and_a_bad_one_is_taken_back(
         env=bare_environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3 * SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     told = json.loads(line)
-    assert list(told) == ["providers", "rollback"]
+    assert list(told) == ["providers", "rollback", "chapters"]
     assert [one["provider"] for one in told["providers"]] == PROVIDERS
     for one in told["providers"]:
         assert one["failed_requests"] == 0
@@ -95,33 +130,69 @@ def test_four_keys_are_replaced_unnoticed_and_a_bad_one_is_taken_back(
         assert one["audit_events"] > 10
     assert told["rollback"]["provider"] in PROVIDERS
     assert told["rollback"]["current_version"] == 2
-    assert 0 <= told["rollback"]["seconds_to_weight_0"] < 30
+    assert 0 <= told["rollback"]["seconds_to_weight_0"] < SECONDS
+    assert [one["chapter"] for one in told["chapters"]] == CHAPTERS
+    assert all(one["shown"] is True and one["seconds"] > 0 for one in told["chapters"])
     assert not answers(free_port)
 
 
-def test_an_interrupted_demo_leaves_no_process(
-    bare_environment: dict[str, str], tmp_path: Path, free_port: int, started: list[subprocess.Popen[str]]
+def signed_in(address: str, username: str, password: str) -> urllib.request.OpenerDirector:
+    """A browser without JavaScript, as far as the console needs one."""
+    cookies = CookieJar()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
+    page = browser.open(f"{address}/accounts/login/").read().decode()
+    (token,) = set(re.findall(r'name="csrfmiddlewaretoken" value="([^"]+)"', page))
+    form = {"csrfmiddlewaretoken": token, "login": username, "password": password}
+    browser.open(f"{address}/accounts/login/", urllib.parse.urlencode(form).encode())
+    return browser
+
+
+def test_it_stays_up_and_the_console_shows_what_was_told(
+    start: Start, tmp_path: Path, free_port: int
 ) -> None:
     data = tmp_path / "demo"
-    process = start(bare_environment, "--port", str(free_port), "--data", str(data))
-    started.append(process)
-    assert wait_until(lambda: answers(free_port), 60)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(40) == 130
+    demo = start("--json", "--speed", "20", "--port", str(free_port), "--data", str(data))
+    assert wait_until(
+        lambda: demo.said("Ctrl-C stops everything.") or demo.process.poll() is not None, SECONDS
+    )
+    text = demo.errors.read_text()
+    assert demo.process.poll() is None, text
+    assert list(json.loads(demo.output.read_text())) == ["providers", "rollback", "chapters"]
+    address = f"http://127.0.0.1:{free_port}"
+    (person,) = re.findall(r"user (\S+), password (\S+)", text)
+    browser = signed_in(address, *person)
+    shown = re.findall(rf"({address}/rotations/\S+/)  (\w+): ", text)
+    assert Counter(stage for _, stage in shown) == {"succeeded": 7, "rolled_back": 2}
+    for url, stage in shown:
+        page = browser.open(url).read().decode()
+        assert stage.replace("_", " ") in page.lower()
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.process.wait(SECONDS) == 0
     assert not answers(free_port)
     assert processes_of(data) == []
 
 
-def test_a_killed_demo_takes_its_server_with_it(
-    bare_environment: dict[str, str], tmp_path: Path, free_port: int, started: list[subprocess.Popen[str]]
+@pytest.mark.parametrize("moment", ["Keyturn answers", "(a) the prod keys"])
+def test_an_interrupted_demo_leaves_no_process(
+    start: Start, tmp_path: Path, free_port: int, moment: str
 ) -> None:
     data = tmp_path / "demo"
-    process = start(bare_environment, "--port", str(free_port), "--data", str(data))
-    started.append(process)
-    assert wait_until(lambda: answers(free_port), 60)
+    demo = start("--port", str(free_port), "--data", str(data))
+    assert wait_until(lambda: demo.said(moment), SECONDS)
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.process.wait(SECONDS) == 130
+    assert not answers(free_port)
+    assert processes_of(data) == []
+    assert not demo.said("Traceback")
+
+
+def test_a_killed_demo_takes_its_server_with_it(start: Start, tmp_path: Path, free_port: int) -> None:
+    data = tmp_path / "demo"
+    demo = start("--port", str(free_port), "--data", str(data))
+    assert wait_until(lambda: answers(free_port), SECONDS)
     assert processes_of(data) or sys.platform != "linux"
-    os.kill(process.pid, signal.SIGKILL)
-    assert wait_until(lambda: not answers(free_port) and not processes_of(data), 40)
+    os.kill(demo.process.pid, signal.SIGKILL)
+    assert wait_until(lambda: not answers(free_port) and not processes_of(data), SECONDS)
 
 
 def test_a_port_that_is_taken_is_named_and_nothing_is_started(

@@ -1,4 +1,4 @@
-"""``keyturn demo``: Keyturn, four simulated providers and a dozen consumers, and what they see of a rotation.
+"""``keyturn demo``: Keyturn, four simulated providers and their consumers, and what they see of rotations.
 
 Everything here goes the way that users go: the HTTP API, the console script, real keys at (simulated)
 providers. Keyturn runs as a process of its own and knows of no demo; only its policy's times are short.
@@ -66,7 +66,7 @@ def _perform(play: Play, screen: Screen, *, once: bool, as_json: bool) -> int:
     problems = result.problems()
     for problem in problems:
         screen.say(f"NOT AS IT SHOULD BE: {problem}")
-    for failure in play.failures(result):
+    for failure in play.failures():
         screen.say(f"    {failure}")
     for cause, times in play.unanswered().items():
         screen.say(f"Worth a look: {cause}, {times} times. The consumers went on with the keys they held.")

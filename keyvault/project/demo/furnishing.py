@@ -10,29 +10,32 @@ from typing import Final
 
 from keyvault.crypto.secret import Secret
 from keyvault.presets import PROVIDER_PRESETS
-from keyvault.project.demo.instances import Account, Consumer, Instance
+from keyvault.project.demo.cast import (
+    CAUTIOUS,
+    CONSUMERS,
+    COPIES,
+    ENVIRONMENTS,
+    FORGETFUL,
+    MANUAL,
+    POLICY,
+    SERVICES,
+    STAGING_CONSUMERS,
+    TEAM,
+    WATCHFUL,
+    DemoKey,
+)
+from keyvault.project.demo.instances import STAGING_THINK_SECONDS, Account, Consumer, Instance
 from keyvault.project.demo.ledger import Ledger
 from keyvault.project.demo.managing import Api
-from keyvault.project.demo.pace import Pace
+from keyvault.project.demo.pace import Pace, document
 from keyvault.project.demo.tokens import BackgroundCutUse
 from keyvault.project.demo.trouble import DemoError
 from keyvault.project.demo.uses import BackgroundEraseUse, RemoveBGVideoUse, RemovitUse, Use
 from keyvault.project.demo.wire import Wire
+from rotation.policy import EMERGENCY
 from rotation.simulators import RunningSimulator, management_config
 
-TEAM: Final = "imaging"
-POLICY: Final = "demo"
-ENVIRONMENTS: Final = ("dev", "staging", "prod")
-CONSUMERS: Final = ("web-shop", "mobile-app", "print-lab", "asset-import")
-COPIES: Final = 3  # instances of each consumer
-MANUAL: Final = "backgrounderase"  # its keys are made by a person on its account page
-SERVICES: Final[Mapping[str, tuple[str, str]]] = {
-    "backgrounderase": ("background-removal", "Backgrounds of product photos"),
-    "removit": ("photo-cleanup", "Objects and text removed from photos"),
-    "removebgvideo": ("video-background", "Backgrounds of short clips"),
-    "backgroundcut": ("product-cutout", "Cut-outs, also straight from the browser"),
-}
-_FIRST_KEYS_SECONDS: Final = 60.0
+_FIRST_KEYS_SECONDS: Final = 300.0
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,7 @@ class World:
     pace: Pace
     simulators: Mapping[str, RunningSimulator]
     consumers: tuple[Consumer, ...]
-
-
-def prod_key(provider: str) -> str:
-    """The path of the key that the demo rotates."""
-    return f"/v1/keys/{SERVICES[provider][0]}/prod/"
+    staging_consumers: tuple[Consumer, ...]
 
 
 def furnish(api: Api, pace: Pace, simulators: Mapping[str, RunningSimulator], lead: str) -> World:
@@ -56,12 +55,26 @@ def furnish(api: Api, pace: Pace, simulators: Mapping[str, RunningSimulator], le
         _point_at(api, pace, slug, simulator)
     api.post("/v1/teams/", {"slug": TEAM, "name": "Imaging"})
     api.post(f"/v1/teams/{TEAM}/members/", {"user": lead, "role": "lead"})
-    api.post("/v1/policies/", {"slug": POLICY, **pace.policy_document()})
+    _add_policies(api, pace)
     for provider, simulator in simulators.items():
         _add_service(api, provider, simulator)
     _await_first_keys(api)
-    consumers = tuple(_add_consumer(api, slug) for slug in CONSUMERS)
-    return World(api, pace, simulators, consumers)
+    for slug in CONSUMERS:
+        api.post("/v1/consumers/", {"slug": slug, "team": TEAM})
+    return World(
+        api,
+        pace,
+        simulators,
+        consumers=tuple(_admit(api, slug, "prod") for slug in CONSUMERS),
+        staging_consumers=tuple(_admit(api, slug, "staging") for slug in STAGING_CONSUMERS),
+    )
+
+
+def _add_policies(api: Api, pace: Pace) -> None:
+    api.post("/v1/policies/", {"slug": POLICY, **document(pace.policy())})
+    api.post("/v1/policies/", {"slug": CAUTIOUS, **document(pace.cautious(CONSUMERS[:1]))})
+    api.post("/v1/policies/", {"slug": WATCHFUL, **document(pace.watchful())})
+    api.patch("/v1/policies/emergency/", document(pace.emergency(), EMERGENCY))
 
 
 def _point_at(api: Api, pace: Pace, slug: str, simulator: RunningSimulator) -> None:
@@ -72,6 +85,8 @@ def _point_at(api: Api, pace: Pace, slug: str, simulator: RunningSimulator) -> N
         changes["derived_token_life"] = f"PT{pace.token_seconds(preset.derived_token_seconds)}S"
     if slug != MANUAL:
         config = {**management_config(), "admin_secret": simulator.admin_secret.expose()}
+        if slug == FORGETFUL:
+            del config["idempotency_header"]
         changes |= {"driver": "http", "driver_config": config}
     api.patch(f"/v1/providers/{slug}/", changes)
 
@@ -82,7 +97,9 @@ def _add_service(api: Api, provider: str, simulator: RunningSimulator) -> None:
     for environment in ENVIRONMENTS:
         body: dict[str, object] = {"environment": environment, "policy": POLICY}
         if provider == MANUAL:
-            body["secret"] = simulator.control.create_key(f"{slug} {environment}").value.expose()
+            body["secret"] = simulator.control.create_key(
+                DemoKey(provider, environment).page_label
+            ).value.expose()
         api.post(f"/v1/services/{slug}/keys/", body)
 
 
@@ -100,38 +117,60 @@ def _without_version(api: Api, service: str) -> list[str]:
     return [f"{service}/{key['environment']}" for key in keys if key["current"] is None or key["rotation"]]
 
 
-def current_version(api: Api, provider: str) -> int | None:
-    """The number of the current version of a provider's prod key."""
-    number: int | None = api.get(f"/v1/services/{SERVICES[provider][0]}/keys/prod/")["current"]
+def current_version(api: Api, key: DemoKey) -> int | None:
+    """The number of the key's current version."""
+    number: int | None = api.get(f"/v1/services/{key.service}/keys/{key.environment}/")["current"]
     return number
 
 
-def _add_consumer(api: Api, slug: str) -> Consumer:
-    api.post("/v1/consumers/", {"slug": slug, "team": TEAM})
+def _admit(api: Api, slug: str, environment: str) -> Consumer:
+    """A consumer's token in an environment, and its grants for all four services there."""
     # A dozen keys fetched and reported every other second is more than the usual 600 requests a minute.
-    made = api.post(f"/v1/consumers/{slug}/tokens/", {"environment": "prod", "rate_limit": "6000/min"})
+    wanted = {"environment": environment, "rate_limit": "6000/min"}
+    made = api.post(f"/v1/consumers/{slug}/tokens/", wanted)
     for service, _ in SERVICES.values():
-        grant = {"consumer": slug, "service": service, "environment": "prod", "verbs": ["read", "report"]}
+        grant = {
+            "consumer": slug,
+            "service": service,
+            "environment": environment,
+            "verbs": ["read", "report"],
+        }
         api.post("/v1/grants/", grant)
     return Consumer(slug, Secret(str(made["token"])))
 
 
 def instances(world: World, ledger: Ledger, stop: threading.Event) -> list[Instance]:
-    """A dozen consumer instances, not started yet; each of them uses all four services."""
+    """A dozen consumer instances in prod, not started yet; each of them uses all four services."""
     return [
-        Instance(
-            f"{consumer.slug}-{copy}", _accounts(world, consumer, f"{consumer.slug}-{copy}", ledger), stop
-        )
+        Instance(name, _accounts(world, consumer, name, "prod", ledger), stop)
         for copy in range(1, COPIES + 1)
         for consumer in world.consumers
+        for name in [f"{consumer.slug}-{copy}"]
     ]
 
 
-def _accounts(world: World, consumer: Consumer, instance: str, ledger: Ledger) -> list[Account]:
+def staging_instances(world: World, ledger: Ledger, stop: threading.Event) -> list[Instance]:
+    """One instance of each consumer that is in staging too, not started yet."""
+    return [
+        Instance(name, _accounts(world, consumer, name, "staging", ledger), stop, STAGING_THINK_SECONDS)
+        for consumer in world.staging_consumers
+        for name in [f"{consumer.slug}-staging"]
+    ]
+
+
+def _accounts(
+    world: World, consumer: Consumer, instance: str, environment: str, ledger: Ledger
+) -> list[Account]:
     keyturn = Wire(world.api.base_url)
     return [
         Account(
-            keyturn, consumer, instance, prod_key(slug), use_of(slug, world.pace), ledger, world.pace.refresh
+            keyturn,
+            consumer,
+            instance,
+            DemoKey(slug, environment),
+            use_of(slug, world.pace),
+            ledger,
+            world.pace.refresh,
         )
         for slug in world.simulators
     ]

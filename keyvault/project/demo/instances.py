@@ -16,11 +16,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from keyvault.crypto.secret import Secret
+from keyvault.project.demo.cast import DemoKey
 from keyvault.project.demo.ledger import Failure, Ledger
 from keyvault.project.demo.uses import Held, Seen, Use
 from keyvault.project.demo.wire import Answer, Wire
 
 THINK_SECONDS: Final = 0.12  # between two requests of one instance
+STAGING_THINK_SECONDS: Final = 0.25  # in staging there is less to do
 RETRY_SECONDS: Final = 0.5
 
 
@@ -40,14 +42,16 @@ class Account:
         keyturn: Wire,
         consumer: Consumer,
         instance: str,
-        path: str,
+        key: DemoKey,
         use: Use,
         ledger: Ledger,
         refresh: float,
     ) -> None:
-        """``path`` is ``/v1/keys/<service>/<environment>/``; ``refresh`` the longest wait in seconds."""
+        """``refresh`` is the longest wait in seconds."""
+        self.key = key
+        self.asks = True  # False: it goes on with what it holds, as one that reads its key only at its start
         self._keyturn, self._consumer, self._instance = keyturn, consumer, instance
-        self._path, self._use, self._ledger, self._refresh = path, use, ledger, refresh
+        self._use, self._ledger, self._refresh = use, ledger, refresh
         self._held: Held | None = None
         self._etag = ""
         self._fetch_at = self._work_at = 0.0
@@ -58,6 +62,11 @@ class Account:
         self._unsent: dict[str, Any] | None = None
         self._sequence = 0
         self._reported_at = datetime.now(UTC)
+
+    @property
+    def holder(self) -> str:
+        """Who this is, as Keyturn names it."""
+        return f"{self._consumer.slug}/{self._instance}"
 
     def turn(self) -> None:
         """What is due now: a report and a look at Keyturn, then one request to the provider."""
@@ -109,12 +118,12 @@ class Account:
             opener = seen.job_version if seen.job_version is not None else seen.version
             self._counts.setdefault((opener, seen.credential), Counter())["jobs_closed"] += seen.closed
         if seen.ok:
-            self._ledger.worked(self._use.slug, seen.version)
+            self._ledger.worked(self.key.name, seen.version)
             return
         self._ledger.failed(
             Failure(
-                provider=self._use.slug,
-                instance=f"{self._consumer.slug}/{self._instance}",
+                key=self.key.name,
+                instance=self.holder,
                 # A job that is lost is a failure of the version that opened it.
                 version=seen.job_version if seen.job_version is not None else seen.version,
                 credential=seen.credential,
@@ -126,11 +135,14 @@ class Account:
 
     def fetch(self) -> None:
         """Ask Keyturn for the key. Where it does not answer, the key that is held goes on working."""
+        if not self.asks:
+            self._fetch_at = time.monotonic() + RETRY_SECONDS
+            return
         self._asked_busy = self._use.busy
         headers = {"X-API-Key": self._consumer.token.expose()}
         if self._etag:
             headers["If-None-Match"] = self._etag
-        answer = self._ask("GET", f"{self._path}?instance={self._instance}", headers)
+        answer = self._ask("GET", f"{self.key.path}?instance={self._instance}", headers)
         wait = RETRY_SECONDS
         if answer is not None and answer.status == 200:
             wait = self._take(answer)
@@ -155,8 +167,7 @@ class Account:
             if self._refused:
                 self._give_up()
         self._held, self._etag = held, answer.headers.get("etag", "")
-        name = f"{self._consumer.slug}/{self._instance}"
-        self._ledger.delivered(self._use.slug, name, held.version, held.secret)
+        self._ledger.delivered(self.key.name, self.holder, held.version, held.secret)
         # A key at rest may be kept for minutes; at the demo's speed those are over in no time.
         return min(float(data["refresh_after"]), self._refresh)
 
@@ -193,7 +204,7 @@ class Account:
 
     def _send_report(self, report: dict[str, Any]) -> None:
         headers = {"X-API-Key": self._consumer.token.expose()}
-        answer = self._ask("POST", f"{self._path}reports/", headers, report)
+        answer = self._ask("POST", f"{self.key.path}reports/", headers, report)
         if answer is None or answer.status >= 500 or answer.status == 429:
             return
         self._unsent = None
@@ -220,17 +231,24 @@ def _code(answer: Answer) -> str:
 class Instance(threading.Thread):
     """One running copy of a consumer: it takes its keys in turn, all the time."""
 
-    def __init__(self, name: str, accounts: Sequence[Account], stop: threading.Event) -> None:
+    def __init__(
+        self, name: str, accounts: Sequence[Account], stop: threading.Event, think: float = THINK_SECONDS
+    ) -> None:
+        """``think``: seconds between two requests."""
         super().__init__(name=f"instance-{name}", daemon=True)
-        self._accounts, self._ended = tuple(accounts), stop
+        self._accounts, self._ended, self._think = tuple(accounts), stop, think
         self.died: Exception | None = None  # a mistake of the demo's own, not of a provider
+
+    def account(self, key: DemoKey) -> Account:
+        """Its use of this key."""
+        return next(account for account in self._accounts if account.key == key)
 
     def run(self) -> None:
         try:
             while not self._ended.is_set():
                 for account in self._accounts:
                     account.turn()
-                    if self._ended.wait(THINK_SECONDS):
+                    if self._ended.wait(self._think):
                         return
         except Exception as error:
             self.died = error

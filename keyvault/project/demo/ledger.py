@@ -13,7 +13,7 @@ from keyvault.crypto.secret import Secret
 class Failure:
     """One request that did not work. ``at`` is in Unix seconds; status 0: there was no answer."""
 
-    provider: str
+    key: str
     instance: str
     version: int
     credential: str
@@ -39,29 +39,29 @@ class _Page:
 
 
 class Ledger:
-    """Written by all instances, read by the demo. Thread-safe."""
+    """Written by all instances, read by the demo. Thread-safe. ``key`` is the name of a ``DemoKey``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pages: dict[str, _Page] = {}
         self._unanswered: Counter[str] = Counter()
 
-    def worked(self, provider: str, version: int) -> None:
-        """One request to the provider that worked."""
+    def worked(self, key: str, version: int) -> None:
+        """One request with a version of this key that worked."""
         with self._lock:
-            self._page(provider).requests[version] += 1
+            self._page(key).requests[version] += 1
 
     def failed(self, failure: Failure) -> None:
-        """One request to the provider that did not."""
+        """One request with a version of this key that did not."""
         with self._lock:
-            page = self._page(failure.provider)
+            page = self._page(failure.key)
             page.requests[failure.version] += 1
             page.failures.append(failure)
 
-    def delivered(self, provider: str, instance: str, version: int, secret: Secret) -> None:
+    def delivered(self, key: str, instance: str, version: int, secret: Secret) -> None:
         """Keyturn gave this version to this instance."""
         with self._lock:
-            page = self._page(provider)
+            page = self._page(key)
             page.held[instance] = version
             page.secrets[version] = secret
 
@@ -70,39 +70,39 @@ class Ledger:
         with self._lock:
             self._unanswered[why] += 1
 
-    def totals(self, provider: str, *, without_version: int | None = None) -> Totals:
-        """All requests to a provider, those with one version left out."""
+    def totals(self, key: str, *, without_version: int | None = None) -> Totals:
+        """All requests with a key, those with one version left out."""
         with self._lock:
-            page = self._page(provider)
+            page = self._page(key)
             requests = sum(n for version, n in page.requests.items() if version != without_version)
             failed = sum(failure.version != without_version for failure in page.failures)
             return Totals(requests, failed)
 
-    def failures(self, provider: str, version: int | None = None) -> list[Failure]:
-        """The failed requests of a provider, oldest first; ``version`` None: with any version."""
+    def failures(self, key: str, version: int | None = None) -> list[Failure]:
+        """The failed requests with a key, oldest first; ``version`` None: with any version."""
         with self._lock:
-            found = [f for f in self._page(provider).failures if version in (None, f.version)]
+            found = [f for f in self._page(key).failures if version in (None, f.version)]
         return sorted(found, key=lambda failure: failure.at)
 
-    def holders(self, provider: str, version: int) -> list[str]:
+    def holders(self, key: str, version: int) -> list[str]:
         """The instances that hold this version now."""
         with self._lock:
-            return sorted(name for name, held in self._page(provider).held.items() if held == version)
+            return sorted(name for name, held in self._page(key).held.items() if held == version)
 
-    def instances(self, provider: str) -> int:
+    def instances(self, key: str) -> int:
         """How many instances hold any version."""
         with self._lock:
-            return len(self._page(provider).held)
+            return len(self._page(key).held)
 
-    def secret(self, provider: str, version: int) -> Secret | None:
+    def secret(self, key: str, version: int) -> Secret | None:
         """A version's secret, as some instance was given it; None where nobody was."""
         with self._lock:
-            return self._page(provider).secrets.get(version)
+            return self._page(key).secrets.get(version)
 
     def unanswered_counts(self) -> dict[str, int]:
         """How often Keyturn did not give what was asked for, by cause."""
         with self._lock:
             return dict(self._unanswered)
 
-    def _page(self, provider: str) -> _Page:
-        return self._pages.setdefault(provider, _Page())
+    def _page(self, key: str) -> _Page:
+        return self._pages.setdefault(key, _Page())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import uuid4
 
 from keyvault.crypto.secret import Secret
 from keyvault.project.demo.trouble import DemoError
 from keyvault.project.demo.wire import Answer, Wire
+
+_LIMITED_SECONDS: Final = 180.0  # how long a call that comes too often is made again
 
 
 class Api:
@@ -52,7 +54,8 @@ class Api:
         if data is not None:
             headers["Idempotency-Key"] = uuid4().hex
         answer = self._answer(wire, method, path, headers, data)
-        if answer.status == 429:
+        deadline = time.monotonic() + _LIMITED_SECONDS
+        while answer.status == 429 and time.monotonic() < deadline:
             time.sleep(min(60.0, float(answer.headers.get("retry-after", "1"))))
             answer = self._answer(wire, method, path, headers, data)
         if answer.status >= 400:

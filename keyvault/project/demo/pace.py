@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
-from rotation.policy import STANDARD, Policy, Step, to_json
+from rotation.policy import EMERGENCY, STANDARD, Policy, Step, to_json
 
 USUAL: Final = 7200.0  # at speed 1 two hours of the policy take a second
 
@@ -18,13 +18,13 @@ _FLOORS: Final[Mapping[str, float]] = {
     "monitor": 3.0,
     "quiet": 3.0,
     "cool_off": 2.0,
-    "deadline": 240.0,
+    "deadline": 1800.0,
     "window": 8.0,
     "probe_every": 3.0,
     "refresh": 2.0,
 }
 _HOLD_FLOOR: Final = 3.0
-_TOKEN_FLOOR: Final = 4.0
+_TOKEN_FLOOR: Final = 6.0
 _SAMPLES: Final = 5  # in a window of seconds there is not room for as many requests as in minutes
 
 
@@ -48,10 +48,27 @@ class Pace:
         steps = tuple(Step(step.weight, self.scaled(step.hold, _HOLD_FLOOR)) for step in STANDARD.steps)
         return replace(STANDARD, steps=steps, min_samples=_SAMPLES, **times)  # type: ignore[arg-type]
 
-    def policy_document(self) -> dict[str, Any]:
-        """What differs from ``standard``, as ``POST /v1/policies/`` takes it."""
-        document, usual = to_json(self.policy()), to_json(STANDARD)
-        return {name: value for name, value in document.items() if value != usual[name]}
+    def cautious(self, canaries: Sequence[str]) -> Policy:
+        """``policy``, but it stays on 25 %, with all instances of these consumers among them."""
+        usual = self.policy()
+        steps = tuple(replace(step, hold=self._stay) if step.weight == 25 else step for step in usual.steps)
+        return replace(usual, steps=steps, canaries=tuple(canaries))
+
+    def watchful(self) -> Policy:
+        """``policy``, but it stays in monitor."""
+        return replace(self.policy(), monitor=self._stay)
+
+    @property
+    def _stay(self) -> timedelta:
+        """Longer than the demo waits for anything: what ends such a wait is not the clock."""
+        return timedelta(seconds=round(2 * self.patience))
+
+    def emergency(self) -> Policy:
+        """``emergency`` at this speed."""
+        usual = self.policy()
+        quiet = self.scaled(EMERGENCY.quiet, _FLOORS["quiet"])
+        brief = {name: getattr(usual, name) for name in ("window", "probe_every", "refresh")}
+        return replace(EMERGENCY, quiet=quiet, **brief)
 
     def token_seconds(self, seconds: int) -> int:
         """The life of a derived access token, at most ``seconds``: whole seconds, at this speed."""
@@ -65,8 +82,14 @@ class Pace:
 
     @property
     def patience(self) -> float:
-        """Seconds after which a rotation that is not over is taken to hang."""
+        """Seconds after which what should have happened will not: many times what an idle machine needs."""
         policy = self.policy()
         held = sum(step.hold.total_seconds() for step in policy.steps)
         least = held + sum(t.total_seconds() for t in (policy.monitor, policy.quiet_needed, policy.cool_off))
-        return 60.0 + 3.0 * least
+        return 300.0 + 6.0 * least
+
+
+def document(policy: Policy, usual: Policy = STANDARD) -> dict[str, Any]:
+    """What differs from ``usual``, as ``/v1/policies/`` takes it."""
+    ours, theirs = to_json(policy), to_json(usual)
+    return {name: value for name, value in ours.items() if value != theirs[name]}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from keyvault.crypto.secret import Secret
-from keyvault.project.demo.results import ProviderResult, Result, RollbackResult
+from keyvault.project.demo.results import ChapterResult, ProviderResult, Result, RollbackResult
 from keyvault.project.demo.screen import table
 
 
@@ -46,6 +46,15 @@ def rollback_story(rollback: RollbackResult) -> list[str]:
     ]
 
 
+def chapter_list(chapters: Sequence[ChapterResult]) -> list[str]:
+    """What was promised, whether it was shown, and what was seen of it."""
+    lines = ["What was shown:"]
+    for one in chapters:
+        shown = "shown" if one.shown else "NOT SHOWN"
+        lines += [f"  ({one.letter}) {one.name}: {shown}, {one.seconds:.1f} s", f"      {one.told.story}"]
+    return lines
+
+
 @dataclass(frozen=True)
 class Invitation:
     """What a person needs to go on with the running demo."""
@@ -58,8 +67,8 @@ class Invitation:
     dashboards: Mapping[str, str]  # provider -> base URL of its simulator
 
 
-def what_next(invitation: Invitation) -> list[str]:
-    """The page that is printed when everything stays up."""
+def what_next(invitation: Invitation, rotations: Sequence[tuple[str, str]]) -> list[str]:
+    """The page that is printed when everything stays up. ``rotations``: what each is, and its id."""
     url, token = invitation.base_url, invitation.consumer_token.expose()
     manual = invitation.dashboards["backgrounderase"]
     return [
@@ -67,6 +76,8 @@ def what_next(invitation: Invitation) -> list[str]:
         "",
         f"  The console      {url}/",
         f"                   user {invitation.username}, password {invitation.password.expose()}",
+        "  What you saw     is there too, with every event and its reason:",
+        *(f"                   {url}/rotations/{id}/  {what}" for what, id in rotations),
         "  Ask for a key    as a consumer does:",
         f"                   curl -H 'X-API-Key: {token}' {url}/v1/keys/background-removal/prod/",
         "  Rotate a key     in the console: video-background in prod, then watch the traffic move; pause it,",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class ProviderResult:
             "audit_events": self.audit_events,
         }
 
-    def problems(self) -> list[str]:
+    def problems(self) -> tuple[str, ...]:
         """What is not as it should be."""
         found = []
         if self.failed:
@@ -53,7 +53,7 @@ class ProviderResult:
             found.append(f"{self.provider}: the rotation ended as {self.stage}")
         if not self.old_key_refused:
             found.append(f"{self.provider}: version {self.old_version} still works at the provider")
-        return found
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class RollbackResult:
             "current_version": self.current_version,
         }
 
-    def problems(self) -> list[str]:
+    def problems(self) -> tuple[str, ...]:
         """What is not as it should be."""
         found = []
         if self.stage != "rolled_back":
@@ -108,7 +108,45 @@ class RollbackResult:
             found.append(f"{self.provider}: version {self.old_version} does not work after the rollback")
         if not self.everyone_back:
             found.append(f"{self.provider}: some instances were not given version {self.old_version} again")
-        return found
+        return tuple(found)
+
+
+def unmet(expected: Mapping[str, bool]) -> tuple[str, ...]:
+    """What was expected and is not so."""
+    return tuple(f"not so: {what}" for what, so in expected.items() if not so)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was seen in a chapter, in a line, and what of it is not as it should be."""
+
+    story: str
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChapterResult:
+    """One of the things that the demo promises to show."""
+
+    letter: str
+    name: str
+    seconds: float
+    told: Told
+
+    @property
+    def shown(self) -> bool:
+        return not self.told.problems
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "chapter": self.name.replace(" ", "_"),
+            "shown": self.shown,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def problems(self) -> list[str]:
+        """What is not as it should be."""
+        return [f"chapter ({self.letter}) {self.name}: {problem}" for problem in self.told.problems]
 
 
 @dataclass(frozen=True)
@@ -117,14 +155,16 @@ class Result:
 
     providers: Sequence[ProviderResult]
     rollback: RollbackResult
+    chapters: Sequence[ChapterResult]
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
         return {
             "providers": [result.as_json() for result in self.providers],
             "rollback": self.rollback.as_json(),
+            "chapters": [chapter.as_json() for chapter in self.chapters],
         }
 
     def problems(self) -> list[str]:
         """Everything that is not as it should be; empty: the demo succeeded."""
-        return [p for result in self.providers for p in result.problems()] + self.rollback.problems()
+        return [problem for chapter in self.chapters for problem in chapter.problems()]

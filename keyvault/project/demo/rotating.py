@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -11,15 +11,16 @@ from typing import Any, Final
 from keyvault.crypto.secret import Secret
 from keyvault.durations import parse_duration
 from keyvault.presets import PROVIDER_PRESETS
-from keyvault.project.demo.furnishing import MANUAL, POLICY, SERVICES, World, prod_key, use_of
+from keyvault.project.demo.cast import MANUAL, DemoKey
+from keyvault.project.demo.furnishing import World, use_of
 from keyvault.project.demo.ledger import Ledger
 from keyvault.project.demo.results import Share
-from keyvault.project.demo.screen import Row, Screen
+from keyvault.project.demo.screen import Row
 from keyvault.project.demo.trouble import DemoError
 from keyvault.project.demo.uses import Held, Seen
 from rotation.facts import TERMINAL, Stage, Verb
 
-LOOK_EVERY: Final = 1.0  # seconds; four rotations stay far below the 600 requests a minute of a user token
+LOOK_EVERY: Final = 1.2  # seconds; eight rotations stay below the 600 requests a minute of a user token
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,13 @@ class Look:
     attention: str
     waiting_for: str
     clock: str
+    monitored: bool  # for as long as the policy asks
     outgoing: int | None
     incoming: int | None
     verbs: tuple[str, ...]
+    offenders: tuple[str, ...]
     weights: tuple[tuple[datetime, int], ...]
+    operations: tuple[str, ...]  # what was asked of the provider and what came of it, in order
     rolled_back: tuple[datetime, str] | None  # when, and why
 
     @property
@@ -44,21 +48,28 @@ class Look:
 
 
 class Follower:
-    """One rotation of a provider's prod key, from its start to its end."""
+    """One rotation of a key, from its start to its end."""
 
-    def __init__(self, world: World, ledger: Ledger, provider: str, reason: str) -> None:
-        self.provider = provider
+    def __init__(
+        self, world: World, ledger: Ledger, key: DemoKey, started: Mapping[str, Any], chapter: str
+    ) -> None:
+        """``started`` is the rotation as the API showed it first."""
+        self.key, self.chapter = key, chapter
         self._world, self._ledger = world, ledger
-        started = world.api.post(f"{prod_key(provider)}rotations/", {"policy": POLICY, "reason": reason})
         self.seen = read_look(started)
         self._begun = time.time()
         self._moved: dict[int, int] = {}  # weight -> most instances on the incoming version
+
+    @property
+    def label(self) -> str:
+        """How the labels begin that Keyturn gives at the provider to the keys of this rotation."""
+        return f"keyturn-{self.seen.id.replace('-', '')[:20]}-"
 
     def look(self) -> Look:
         """What the rotation is doing now; a person's part is done where one is asked for."""
         path = f"/v1/rotations/{self.seen.id}/"
         self.seen = read_look(self._world.api.get(path))
-        if self.provider == MANUAL and self.seen.attention:
+        if self.key.provider == MANUAL and self.seen.attention:
             self._do_by_hand(path)
         moved = self.moved()
         self._moved[self.seen.weight] = max(moved, self._moved.get(self.seen.weight, 0))
@@ -67,11 +78,11 @@ class Follower:
     def moved(self) -> int:
         """Instances that hold the incoming version."""
         number = self.seen.incoming
-        return len(self._ledger.holders(self.provider, number)) if number is not None else 0
+        return len(self._ledger.holders(self.key.name, number)) if number is not None else 0
 
     def shares(self) -> tuple[Share, ...]:
         """Every weight there was, in order."""
-        instances = self._ledger.instances(self.provider)
+        instances = self._ledger.instances(self.key.name)
         return tuple(
             Share(round(at.timestamp() - self._begun, 1), weight, self._moved.get(weight, 0), instances)
             for at, weight in self.seen.weights
@@ -79,13 +90,13 @@ class Follower:
 
     def row(self) -> Row:
         """This rotation as a line of the live table."""
-        totals = self._ledger.totals(self.provider)
+        totals = self._ledger.totals(self.key.name)
         shown = self.seen.stage in (Stage.SHIFT, Stage.MONITOR, Stage.REVOKE, Stage.SUCCEEDED)
         return Row(
-            provider=self.provider,
+            key=f"{self.chapter} {self.key.name}",
             stage=self.seen.stage,
             weight=f"{self.seen.weight} %" if shown else "",
-            instances=f"{self.moved()}/{self._ledger.instances(self.provider)}" if shown else "",
+            instances=f"{self.moved()}/{self._ledger.instances(self.key.name)}" if shown else "",
             clock=self.seen.clock,
             requests=str(totals.requests),
             failed=str(totals.failed),
@@ -94,8 +105,8 @@ class Follower:
 
     def _do_by_hand(self, path: str) -> None:
         """What a person does on the account page of a provider without an API for keys, and tells Keyturn."""
-        page = self._world.simulators[self.provider].control
-        label = f"{SERVICES[self.provider][0]} prod"
+        page = self._world.simulators[self.key.provider].control
+        label = self.key.page_label
         if Verb.SUPPLY in self.seen.verbs:
             made = page.create_key(label)
             body = {"secret": made.value.expose(), "reason": "made on the account page"}
@@ -110,30 +121,12 @@ class Follower:
             self.seen = read_look(self._world.api.post(f"{path}confirm-revoked/", body))
 
 
-def follow(followers: Sequence[Follower], screen: Screen, patience: float) -> None:
-    """Look until all are over. Raises ``DemoError`` for one that hangs or wants a person."""
-    begun = time.monotonic()
-    while not all(follower.seen.over for follower in followers):
-        for follower in followers:
-            if not follower.seen.over:
-                follower.look()
-        passed = time.monotonic() - begun
-        screen.show([follower.row() for follower in followers], passed)
-        for follower in followers:
-            _refuse_to_hang(follower, passed, patience)
-        time.sleep(LOOK_EVERY)
-
-
-def _refuse_to_hang(follower: Follower, passed: float, patience: float) -> None:
+def refuse_to_hang(follower: Follower) -> None:
+    """Raises ``DemoError`` for a rotation that wants a person where there is nothing to do by hand."""
     seen = follower.seen
-    if seen.attention and follower.provider != MANUAL:
+    if seen.attention and follower.key.provider != MANUAL:
         raise DemoError(
-            f"The rotation of {follower.provider} wants a person: {seen.attention}, {seen.waiting_for}"
-        )
-    if passed > patience and not seen.over:
-        raise DemoError(
-            f"The rotation of {follower.provider} is still in {seen.stage} after {passed:.0f} s: "
-            f"{seen.waiting_for or 'no reason given'}"
+            f"The rotation of {follower.key.name} wants a person: {seen.attention}, {seen.waiting_for}"
         )
 
 
@@ -172,10 +165,13 @@ def read_look(data: Mapping[str, Any]) -> Look:
         attention=str(data["attention"]["code"]) if data["attention"] else "",
         waiting_for=data["attention"]["reason"] if data["attention"] else data["waiting_for"] or "",
         clock=_clock(data) if data["stage"] == Stage.MONITOR else "",
+        monitored=_monitored(data),
         outgoing=_number(data["outgoing"]),
         incoming=_number(data["incoming"]),
         verbs=tuple(data["verbs"]),
+        offenders=tuple(str(offender["who"]) for offender in data["proof"]["offenders"]),
         weights=tuple((at, int(event["weight"])) for at, event in events if event["name"] == "weight"),
+        operations=tuple(str(event["reason"]) for _, event in events if event["name"] == "operation"),
         rolled_back=rollbacks[-1] if rollbacks else None,
     )
 
@@ -184,7 +180,17 @@ def _number(side: Mapping[str, Any] | None) -> int | None:
     return int(side["version"]) if side else None
 
 
-def _clock(data: Mapping[str, Any]) -> str:
-    """Observed healthy time and how much of it is needed."""
+def _times(data: Mapping[str, Any]) -> tuple[float, float]:
+    """Observed healthy time and how much of it is needed, in seconds."""
     observed, required = (parse_duration(data["clock"][name]) for name in ("observed", "required"))
-    return f"{observed.total_seconds():.0f} of {required.total_seconds():.0f} s"
+    return observed.total_seconds(), required.total_seconds()
+
+
+def _clock(data: Mapping[str, Any]) -> str:
+    observed, required = _times(data)
+    return f"{observed:.0f} of {required:.0f} s"
+
+
+def _monitored(data: Mapping[str, Any]) -> bool:
+    observed, required = _times(data)
+    return observed >= int(required)

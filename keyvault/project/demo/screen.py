@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Final, TextIO
 
-_HEADS: Final = ("provider", "stage", "weight", "instances", "clock", "requests", "failed", "waiting for")
+_HEADS: Final = ("key", "stage", "weight", "instances", "clock", "requests", "failed", "waiting for")
 _RIGHT: Final = frozenset({"weight", "instances", "requests", "failed", "audit events", "seconds"})
 _WIDEST: Final = 46
 
@@ -16,7 +17,7 @@ _WIDEST: Final = 46
 class Row:
     """One rotation right now, ready to print."""
 
-    provider: str
+    key: str
     stage: str
     weight: str
     instances: str
@@ -28,7 +29,7 @@ class Row:
     @property
     def news(self) -> tuple[str, str, str]:
         """What is worth a line where lines cannot be overwritten."""
-        return self.provider, self.stage, self.weight
+        return self.key, self.stage, self.weight
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -51,32 +52,41 @@ def _short(text: str) -> str:
 
 
 class Screen:
-    """Writes to one stream, which is never standard output when that carries the result."""
+    """Writes to one stream, which is never standard output when that carries the result. Thread-safe."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._live = stream.isatty()
         self._drawn = 0
         self._told: dict[str, tuple[str, str, str]] = {}
+        self._lock = threading.RLock()
 
     def say(self, text: str = "") -> None:
         """A line that stays."""
-        self._wipe()
-        self._write(text + "\n")
+        with self._lock:
+            self._wipe()
+            self._write(text + "\n")
 
     def show(self, rows: Sequence[Row], seconds: float) -> None:
         """The state of all rotations, ``seconds`` after they began."""
-        if self._live:
-            # A line that the terminal wraps would be two to climb over.
-            width = shutil.get_terminal_size().columns - 1
-            lines = [line[:width] for line in table(_HEADS, [astuple(row) for row in rows])]
-            self._wipe()
-            self._write("\n".join(lines) + "\n")
-            self._drawn = len(lines)
-            return
+        with self._lock:
+            if self._live:
+                self._draw(rows)
+            else:
+                self._tell(rows, seconds)
+
+    def _draw(self, rows: Sequence[Row]) -> None:
+        # A line that the terminal wraps would be two to climb over.
+        width = shutil.get_terminal_size().columns - 1
+        lines = [line[:width] for line in table(_HEADS, [astuple(row) for row in rows])]
+        self._wipe()
+        self._write("\n".join(lines) + "\n")
+        self._drawn = len(lines)
+
+    def _tell(self, rows: Sequence[Row], seconds: float) -> None:
         for row in rows:
-            if self._told.get(row.provider) != row.news:
-                self._told[row.provider] = row.news
+            if self._told.get(row.key) != row.news:
+                self._told[row.key] = row.news
                 facts = ", ".join(
                     text
                     for text in (
@@ -86,12 +96,12 @@ class Screen:
                     )
                     if text
                 )
-                self._write(f"{seconds:6.1f} s  {row.provider:<16} {row.stage:<12} {facts}\n")
+                self._write(f"{seconds:6.1f} s  {row.key:<28} {row.stage:<12} {facts}\n")
 
     def keep(self) -> None:
-        """Leave what is drawn where it is; the next table goes below."""
-        self._drawn = 0
-        self._told.clear()
+        """Leave what is drawn where it is; what comes next goes below."""
+        with self._lock:
+            self._drawn = 0
 
     def _wipe(self) -> None:
         if self._drawn:

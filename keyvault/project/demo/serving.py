@@ -16,7 +16,7 @@ from keyvault.project.demo.trouble import DemoError
 from keyvault.project.demo.wire import Wire
 
 HOST: Final = "127.0.0.1"
-START_SECONDS: Final = 90.0
+START_SECONDS: Final = 300.0
 STOP_SECONDS: Final = 25.0
 # The first argument is our pid: what we start must not outlive us, however we end.
 _PROGRAM: Final = """
@@ -155,7 +155,7 @@ class Keyturn:
             input=text,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_SECONDS,
             check=False,
         )
         if done.returncode:

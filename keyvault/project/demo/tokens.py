@@ -12,6 +12,7 @@ from keyvault.crypto.secret import Secret
 from keyvault.project.demo.uses import Held, Seen, Use, multipart
 
 MINT: Final = "/v3/auth/access-token/"
+_MARGIN: Final = 2.0  # seconds that a token must have left, so that it does not run out on its way
 PATHS: Final = ("/v3/file-ops/*", "/v3/tools/*", "/v3/files/*")
 
 
@@ -62,13 +63,13 @@ class BackgroundCutUse(Use):
 
     def step(self, held: Held) -> Seen:
         self._steps += 1
-        if self._page is not None and self._steps % 4 == 0 and self._lives(self._page.token, 0.5):
+        if self._page is not None and self._steps % 4 == 0 and self._lives(self._page.token, _MARGIN):
             return self._look(held, self._page)
         if self._direct():
             return self._work(held, held.headers(), held.version, None)
         token = self._token
         # A whole file should fit into what is left of a token before it is begun.
-        needed = 0.5 if self._file else min(1.5, self._token_seconds / 2)
+        needed = _MARGIN if self._file else min(2 * _MARGIN, self._token_seconds / 2)
         if token is None or token.version != held.version or not self._lives(token, needed):
             return self._mint(held)
         return self._work(held, token.headers(), token.version, token)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from keyvault.crypto.secret import Secret
+from keyvault.project.demo.cast import DemoKey
 from keyvault.project.demo.instances import Account, Consumer
 from keyvault.project.demo.ledger import Ledger
 from keyvault.project.demo.uses import RemovitUse
@@ -18,7 +19,7 @@ from rotation.simulators.wire import Answer, Cut, Request, Response, Server, jso
 
 pytestmark = pytest.mark.once
 
-PATH = "/v1/keys/photo-cleanup/prod/"
+KEY = DemoKey("removit")
 
 
 class Contract:
@@ -27,21 +28,29 @@ class Contract:
     def __init__(self, base_url: str, secrets: dict[int, Secret]) -> None:
         self.base_url, self.secrets = base_url, secrets
         self.version = 1
+        self.keeps_jobs = False
         self.fetches: list[Request] = []
         self.reports: list[dict[str, Any]] = []
         self.report_answer: Callable[[], Answer] = lambda: json_response(202, {})
 
+    def given(self) -> int:
+        """The version that is asked for now; who has a job open under version 1 keeps that."""
+        lines = [line for report in self.reports for line in report["versions"] if line["version"] == 1]
+        opened, closed = (sum(line.get(name, 0) for line in lines) for name in ("jobs_opened", "jobs_closed"))
+        return 1 if self.keeps_jobs and opened > closed else self.version
+
     def respond(self, request: Request) -> Answer:
-        if request.path == f"{PATH}reports/":
+        if request.path == f"{KEY.path}reports/":
             self.reports.append(request.json() or {})
             return self.report_answer()
         self.fetches.append(request)
-        etag = f'"v{self.version}"'
+        version = self.given()
+        etag = f'"v{version}"'
         if request.headers.get("if-none-match") == etag:
             return Response(304, headers={"ETag": etag})
         body = {
-            "version": self.version,
-            "key": self.secrets[self.version].expose(),
+            "version": version,
+            "key": self.secrets[version].expose(),
             "auth": {"header": "X-API-Key", "scheme": "", "base_url": self.base_url},
             "refresh_after": 300,
         }
@@ -50,7 +59,7 @@ class Contract:
 
 @pytest.fixture
 def simulator() -> Iterator[RunningSimulator]:
-    with running("removit") as started:
+    with running(KEY.provider) as started:
         yield started
 
 
@@ -79,7 +88,7 @@ def ledger() -> Ledger:
 def account(keyturn: str, ledger: Ledger) -> Iterator[Account]:
     """An account that asks for its key at every turn."""
     consumer = Consumer("web-shop", Secret("ktc_prod_x"))
-    account = Account(Wire(keyturn), consumer, "web-shop-1", PATH, RemovitUse(), ledger, refresh=0.0)
+    account = Account(Wire(keyturn), consumer, "web-shop-1", KEY, RemovitUse(), ledger, refresh=0.0)
     yield account
     account.close()
 
@@ -146,8 +155,8 @@ def test_a_refused_key_is_reported_and_asked_for_again_at_once(
     account.turn()
     account.turn()
     assert len(contract.fetches) > before
-    assert ledger.holders("removit", 2) == ["web-shop/web-shop-1"]
-    assert ledger.totals("removit").failed <= 1
+    assert ledger.holders(KEY.name, 2) == ["web-shop/web-shop-1"]
+    assert ledger.totals(KEY.name).failed <= 1
 
 
 def test_the_failed_request_counts_although_the_next_one_works(
@@ -159,9 +168,9 @@ def test_the_failed_request_counts_although_the_next_one_works(
     contract.version = 2
     account.turn()
     account.turn()
-    (failure,) = ledger.failures("removit", 1)
+    (failure,) = ledger.failures(KEY.name, 1)
     assert (failure.instance, failure.status, failure.outcome) == ("web-shop/web-shop-1", 401, "auth_invalid")
-    assert ledger.totals("removit", without_version=1).failed == 0
+    assert ledger.totals(KEY.name, without_version=1).failed == 0
 
 
 def test_a_refused_key_is_not_hammered(account: Account, simulator: RunningSimulator, ledger: Ledger) -> None:
@@ -169,7 +178,7 @@ def test_a_refused_key_is_not_hammered(account: Account, simulator: RunningSimul
     simulator.control.set_fault(reject_key_id=simulator.control.keys()[0].id)
     for _ in range(20):
         account.turn()
-    assert ledger.totals("removit").failed == 1
+    assert ledger.totals(KEY.name).failed == 1
 
 
 def test_without_keyturn_the_held_key_goes_on_working(
@@ -179,7 +188,7 @@ def test_without_keyturn_the_held_key_goes_on_working(
     account.close()
     account._keyturn = Wire("http://127.0.0.1:9")
     account.turn()
-    assert ledger.totals("removit").requests == 2
+    assert ledger.totals(KEY.name).requests == 2
     assert ledger.unanswered_counts()
 
 
@@ -192,7 +201,7 @@ def test_a_job_that_another_key_cannot_see_is_a_failure_of_the_version_that_open
     account.fetch()
     account.turn()
     account.report()
-    (failure,) = ledger.failures("removit", 1)
+    (failure,) = ledger.failures(KEY.name, 1)
     assert (failure.outcome, failure.status) == ("not_found_job", 404)
     assert contract.reports[-1]["versions"] == [
         {"version": 2, "credential": "key", "not_found_job": 1},
@@ -211,4 +220,35 @@ def test_the_job_of_a_refused_key_is_closed_without_asking_for_it(
     account.report()
     assert contract.reports[-1]["versions"] == [{"version": 1, "credential": "key", "jobs_closed": 1}]
     account.turn()
-    assert [failure.outcome for failure in ledger.failures("removit")] == ["auth_invalid"]
+    assert [failure.outcome for failure in ledger.failures(KEY.name)] == ["auth_invalid"]
+
+
+def test_whose_asks_all_fall_into_an_open_job_moves_on_once_it_is_closed(
+    keyturn: str, contract: Contract, ledger: Ledger
+) -> None:
+    consumer = Consumer("web-shop", Secret("ktc_prod_x"))
+    rarely = Account(Wire(keyturn), consumer, "web-shop-1", KEY, RemovitUse(), ledger, refresh=3600.0)
+    rarely.turn()
+    contract.keeps_jobs, contract.version = True, 2
+    rarely.report()
+    rarely.fetch()  # when it is time to ask, a job is open: the key before is given
+    assert ledger.holders(KEY.name, 1) == ["web-shop/web-shop-1"]
+    for _ in range(4):  # the job is asked for twice, then the next one begins
+        rarely.turn()
+    rarely.close()
+    assert ledger.holders(KEY.name, 2) == ["web-shop/web-shop-1"]
+    assert ledger.totals(KEY.name).failed == 0
+
+
+def test_one_that_does_not_ask_goes_on_with_what_it_holds_and_says_so(
+    account: Account, contract: Contract, ledger: Ledger
+) -> None:
+    account.turn()
+    contract.version, account.asks = 2, False
+    for _ in range(4):
+        account.turn()
+    assert len(contract.fetches) == 1
+    assert {line["version"] for report in contract.reports for line in report["versions"]} == {1}
+    account.asks = True
+    account.fetch()
+    assert ledger.holders(KEY.name, 2) == ["web-shop/web-shop-1"]

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from keyvault.project.demo.pace import USUAL, Pace
-from rotation.policy import STANDARD, from_json
+from keyvault.project.demo.pace import USUAL, Pace, document
+from rotation.policy import EMERGENCY, STANDARD, from_json
 
 pytestmark = pytest.mark.once
 
@@ -37,12 +37,34 @@ def test_a_slow_demo_has_the_times_of_life() -> None:
 
 def test_the_document_for_the_api_reads_back_as_the_policy() -> None:
     pace = Pace(3)
-    assert from_json(pace.policy_document()) == pace.policy()
-    assert "interval" not in pace.policy_document()
+    assert from_json(document(pace.policy())) == pace.policy()
+    assert "interval" not in document(pace.policy())
+    assert from_json(document(pace.emergency(), EMERGENCY), base=EMERGENCY) == pace.emergency()
+
+
+def test_what_is_broken_on_the_way_is_broken_before_any_clock_ends_the_wait() -> None:
+    pace = Pace(1e9)
+    cautious, watchful = pace.cautious(["web-shop"]), pace.watchful()
+    (hold,) = [step.hold for step in cautious.steps if step.weight == 25]
+    assert min(hold, watchful.monitor).total_seconds() > pace.patience
+    assert cautious.canaries == ("web-shop",)
+    assert [step.weight for step in cautious.steps] == [step.weight for step in STANDARD.steps]
+    assert watchful.steps == pace.policy().steps
+
+
+def test_an_emergency_takes_seconds_and_keeps_what_makes_it_one() -> None:
+    policy = Pace().emergency()
+    assert policy.quiet_needed < timedelta(seconds=10)
+    assert policy.check_every <= timedelta(seconds=1)
+    assert (policy.steps, policy.monitor, policy.cool_off) == (
+        EMERGENCY.steps,
+        EMERGENCY.monitor,
+        EMERGENCY.cool_off,
+    )
 
 
 def test_a_derived_token_lives_whole_seconds_and_never_longer_than_in_life() -> None:
-    assert Pace(1).token_seconds(600) == 4
+    assert Pace(1).token_seconds(600) == 6
     assert Pace(1 / USUAL).token_seconds(600) == 600
     assert Pace(1 / USUAL * 60).token_seconds(600) == 10
 

@@ -11,8 +11,17 @@ import pytest
 
 from keyvault.crypto.secret import Secret
 from keyvault.project.demo.ledger import Failure, Ledger
-from keyvault.project.demo.report import Invitation, result_table, rollback_story, what_next
-from keyvault.project.demo.results import Hit, ProviderResult, Result, RollbackResult, Share
+from keyvault.project.demo.report import Invitation, chapter_list, result_table, rollback_story, what_next
+from keyvault.project.demo.results import (
+    ChapterResult,
+    Hit,
+    ProviderResult,
+    Result,
+    RollbackResult,
+    Share,
+    Told,
+    unmet,
+)
 from keyvault.project.demo.screen import Row, Screen, table
 
 pytestmark = pytest.mark.once
@@ -41,10 +50,12 @@ ROLLBACK = RollbackResult(
     everyone_back=True,
     reason="The provider rejected the incoming key 3 times.",
 )
+HELD = ChapterResult("d", "straggler held", 41.26, Told("print-lab was named"))
+MISSED = replace(HELD, told=Told("not shown", ("not so: the reason names print-lab",)))
 
 
 def test_the_object_has_exactly_the_promised_members() -> None:
-    assert Result([GOOD], ROLLBACK).as_json() == {
+    assert Result([GOOD], ROLLBACK, [HELD]).as_json() == {
         "providers": [
             {
                 "provider": "removit",
@@ -61,11 +72,30 @@ def test_the_object_has_exactly_the_promised_members() -> None:
             "seconds_to_weight_0": 1.4,
             "current_version": 2,
         },
+        "chapters": [{"chapter": "straggler_held", "shown": True, "seconds": 41.3}],
     }
 
 
 def test_a_good_run_has_no_problems() -> None:
-    assert Result([GOOD], ROLLBACK).problems() == []
+    assert Result([GOOD], ROLLBACK, [HELD]).problems() == []
+    assert (GOOD.problems(), ROLLBACK.problems()) == ((), ())
+
+
+def test_a_chapter_that_shows_nothing_is_a_problem_and_named() -> None:
+    result = Result([GOOD], ROLLBACK, [HELD, MISSED])
+    assert result.problems() == ["chapter (d) straggler held: not so: the reason names print-lab"]
+    assert [chapter["shown"] for chapter in result.as_json()["chapters"]] == [True, False]
+
+
+def test_what_was_expected_and_is_not_so_is_told() -> None:
+    assert unmet({"the old key works": True, "nobody failed": False}) == ("not so: nobody failed",)
+
+
+def test_the_list_of_chapters_tells_what_was_shown_and_what_not() -> None:
+    text = "\n".join(chapter_list([HELD, MISSED]))
+    assert "(d) straggler held: shown, 41.3 s" in text
+    assert "print-lab was named" in text
+    assert "(d) straggler held: NOT SHOWN" in text
 
 
 @pytest.mark.parametrize(
@@ -78,7 +108,7 @@ def test_a_good_run_has_no_problems() -> None:
     ],
 )
 def test_anything_amiss_at_a_provider_is_a_problem(bad: ProviderResult) -> None:
-    (problem,) = Result([bad], ROLLBACK).problems()
+    (problem,) = bad.problems()
     assert problem.startswith("removit: ")
 
 
@@ -94,12 +124,12 @@ def test_anything_amiss_at_a_provider_is_a_problem(bad: ProviderResult) -> None:
     ],
 )
 def test_anything_amiss_in_the_rollback_is_a_problem(bad: RollbackResult) -> None:
-    (problem,) = Result([GOOD], bad).problems()
+    (problem,) = bad.problems()
     assert problem.startswith("removit: ")
 
 
 def test_the_table_tells_each_provider_in_one_line() -> None:
-    lines = result_table(Result([GOOD, replace(GOOD, provider="backgroundcut", failed=7)], ROLLBACK))
+    lines = result_table(Result([GOOD, replace(GOOD, provider="backgroundcut", failed=7)], ROLLBACK, []))
     assert len(lines) == 4
     assert "25%:4/12 100%:12/12" in lines[2]
     assert lines[3].startswith("backgroundcut")
@@ -122,7 +152,10 @@ def test_the_invitation_has_a_curl_line_that_can_be_pasted() -> None:
         dashboards={"backgrounderase": "http://127.0.0.1:1", "removebgvideo": "http://127.0.0.1:2"},
     )
     line = "curl -H 'X-API-Key: ktc_prod_token' http://127.0.0.1:8000/v1/keys/background-removal/prod/"
-    lines = what_next(invitation)
+    lines = what_next(invitation, [("rolled_back: rollback in shift", "4711")])
+    assert any(
+        "http://127.0.0.1:8000/rotations/4711/" in text and "rollback in shift" in text for text in lines
+    )
     assert any(text.endswith(line) for text in lines)
     posted = next(text for text in lines if "/_control/faults" in text)
     assert json.loads(posted.split("-d ")[1].strip("'")) == {"error_rate": 0.5}
