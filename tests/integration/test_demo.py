@@ -167,7 +167,7 @@ def test_it_stays_up_and_the_console_shows_what_was_told(
         page = browser.open(url).read().decode()
         assert stage.replace("_", " ") in page.lower()
     demo.process.send_signal(signal.SIGINT)
-    assert demo.process.wait(SECONDS) == 0
+    assert demo.process.wait(SECONDS) == 0, text
     assert not answers(free_port)
     assert processes_of(data) == []
 
@@ -180,7 +180,7 @@ def test_an_interrupted_demo_leaves_no_process(
     demo = start("--port", str(free_port), "--data", str(data))
     assert wait_until(lambda: demo.said(moment), SECONDS)
     demo.process.send_signal(signal.SIGINT)
-    assert demo.process.wait(SECONDS) == 130
+    assert demo.process.wait(SECONDS) == 130, demo.errors.read_text()
     assert not answers(free_port)
     assert processes_of(data) == []
     assert not demo.said("Traceback")
