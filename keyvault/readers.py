@@ -113,4 +113,4 @@ def versions_given(
         return found
     found |= set(_tail([key_id]).filter(**here).values_list("version_id", flat=True).distinct())
     # Again, for what was folded between the two questions.
-    return found | set(folded.all())
+    return found if found == wanted else found | set(folded.all())

@@ -20,11 +20,14 @@ class Desk:
         self._token = token
         self._cache = Cache(100)
 
-    def choose(self, service: str, environment: str, instance: str, now: datetime) -> Choice:
-        """The version that delivery gives this instance. Raises what delivery would answer."""
-        # In a test's transaction no change is logged before it commits: nothing is kept that may change.
+    def forget(self) -> None:
+        """To be called after every step that may change a key, its versions or its jobs: in a test's
+        transaction no change is logged before it commits."""
         for table in (self._cache.keys, self._cache.versions, self._cache.jobs):
             table.clear()
+
+    def choose(self, service: str, environment: str, instance: str, now: datetime) -> Choice:
+        """The version that delivery gives this instance. Raises what delivery would answer."""
         while True:
             view = View(self._cache, keystore.keys(), now)
             try:

@@ -19,7 +19,6 @@ from keyvault.models import (
     Delivery,
     FoldMark,
     Key,
-    KeyVersion,
     OpenJobs,
     UsageLine,
     UsageReport,
@@ -79,7 +78,7 @@ def accept_report(consumer: Consumer, key: Key, report: ReportInput, *, now: dat
             UsageLine(
                 report=row,
                 key=key,
-                version=versions[line.version],
+                version_id=versions[line.version],
                 consumer=consumer,
                 instance=report.instance,
                 received_at=now,
@@ -96,11 +95,11 @@ def accept_report(consumer: Consumer, key: Key, report: ReportInput, *, now: dat
 
 
 def _count_jobs(
-    consumer: Consumer, report: ReportInput, versions: Mapping[int, KeyVersion], to_at: datetime
+    consumer: Consumer, report: ReportInput, versions: Mapping[int, uuid.UUID], to_at: datetime
 ) -> None:
     left: dict[uuid.UUID, int] = {}
     for line in report.lines:
-        version_id = versions[line.version].id
+        version_id = versions[line.version]
         left[version_id] = left.get(version_id, 0) + line.jobs_opened - line.jobs_closed
     # In one order everywhere, so that two reports wait for each other instead of locking crosswise.
     for version_id, more in sorted(left.items()):
@@ -124,14 +123,13 @@ def _check_times(report: ReportInput, now: datetime) -> None:
         raise invalid("from", "The report is older than 24 hours.")
 
 
-def _delivered_versions(consumer: Consumer, key: Key, report: ReportInput) -> dict[int, KeyVersion]:
+def _delivered_versions(consumer: Consumer, key: Key, report: ReportInput) -> dict[int, uuid.UUID]:
+    """The ids of the versions that a report names, by their numbers."""
     wanted = {line.version for line in report.lines}
-    versions = {version.number: version for version in key.versions.filter(number__in=wanted)}
-    ids = [version.id for version in versions.values()]
-    seen = readers.versions_given(key.id, ids, consumer.id, report.instance)
+    versions = dict(key.versions.filter(number__in=wanted).order_by().values_list("number", "id"))
+    seen = readers.versions_given(key.id, versions.values(), consumer.id, report.instance)
     for line in report.lines:
-        version = versions.get(line.version)
-        if version is None or version.id not in seen:
+        if versions.get(line.version) not in seen:
             raise invalid("versions", "A report may only name versions that were delivered to this instance.")
     return versions
 

@@ -78,6 +78,7 @@ class World:
         self.failures: Counter[str] = Counter()
         self.requests = 0
         self.rung: deque[uuid.UUID] = deque()
+        self._given: dict[uuid.UUID, KeyVersion] = {}
         self._import_first()
 
     def _provider(self, driver: str, n: int) -> Provider:
@@ -186,26 +187,41 @@ class World:
     # Consumers --------------------------------------------------------------------------------------
 
     def traffic(self, *, calls: int = 5) -> None:
-        for instance in self.instances:
-            self.use(instance, calls=calls)
+        for instance, version in self.ask_all():
+            self._use(instance, version, calls)
 
     @cached_property
     def desk(self) -> Desk:
         return Desk(self.token)
 
     def ask(self, instance: Instance) -> KeyVersion:
-        """What delivery answers this instance: its own steps, at the time of the story."""
+        """What delivery answers this instance now: its own steps, at the time of the story."""
+        self.desk.forget()
+        return self._ask(instance)
+
+    def ask_all(self) -> list[tuple[Instance, KeyVersion]]:
+        """``ask`` for every instance, at one moment."""
+        self.desk.forget()
+        return [(instance, self._ask(instance)) for instance in self.instances]
+
+    def _ask(self, instance: Instance) -> KeyVersion:
         choice = self.desk.choose(self.service.slug, self.environment.slug, instance.name, self.now)
-        version = KeyVersion.objects.select_related("key__environment").get(pk=as_uuid(choice.version.id))
+        version = self._given_before(as_uuid(choice.version.id))
         self.desk.record(version, instance.name, choice.label, self.now)
         instance.version = version.number
         if not instance.seen or instance.seen[-1] != version.number:
             instance.seen.append(version.number)
         return version
 
-    def use(self, instance: Instance, *, calls: int = 5) -> None:
-        """Ask, call the provider some times, report."""
-        version = self.ask(instance)
+    def _given_before(self, version_id: uuid.UUID) -> KeyVersion:
+        """The row of a version that is given out: what is looked at here never changes any more."""
+        if version_id not in self._given:
+            rows = KeyVersion.objects.select_related("key__service", "key__environment")
+            self._given[version_id] = rows.get(pk=version_id)
+        return self._given[version_id]
+
+    def _use(self, instance: Instance, version: KeyVersion, calls: int) -> None:
+        """Call the provider some times with what was given, and report."""
         good = self.control.honours(open_version(version))
         self.requests += calls
         outcome = "ok" if good else "auth_invalid"
