@@ -12,10 +12,10 @@ UV    := $(shell command -v uv 2>/dev/null)
 EXPORT := uv export --frozen --quiet --no-header --no-emit-project --format requirements-txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench requirements clean
+.PHONY: help demo serve test test-long lint bench requirements clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  Pass options through ARGS, as in: make demo ARGS="--once --json"'
 
@@ -45,6 +45,14 @@ test: $(READY) ## Run the whole suite on SQLite and then on PostgreSQL
 	if [ $$status -eq 0 ]; then echo "RESULT: passed on SQLite and on PostgreSQL"; \
 	else echo "RESULT: FAILED, see above"; fi; \
 	exit $$status
+
+test-long: $(READY) ## Do much more of what is random or raced, on both databases; takes hours
+	@status=0; \
+	for database in sqlite postgresql; do \
+	  echo "--- the long tests on $$database"; \
+	  KEYTURN_TEST_LONG=1 KEYTURN_TEST_DATABASE=$$database $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m long $(ARGS) \
+	    || status=1; \
+	done; exit $$status
 
 lint: $(READY) ## Check style, types, import rules, migrations and the exported requirements
 	$(BIN)/ruff check .

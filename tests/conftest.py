@@ -5,15 +5,16 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from tests.bootstrap import chosen_database
 
 # What these hold does not depend on the database, so the second run leaves them out.
+TOLD = "told"
 DATABASE_FREE = ("architecture", "browser", "drivers", "leaks", "unit")
 
 
@@ -35,6 +36,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_header() -> str:
     return f"keyturn: database {chosen_database()}"
+
+
+class Tell(Protocol):
+    """Says what was counted, by name: it stands in the summary of the run, whichever process ran the test."""
+
+    def __call__(self, what: str, counted: Mapping[str, object], /) -> None: ...
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    def say(what: str, counted: Mapping[str, object], /) -> None:
+        record_property(TOLD, f"{what}: " + ", ".join(f"{name} {value}" for name, value in counted.items()))
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    lines = [
+        f"{report.nodeid.rpartition('/')[2]}: {text}"
+        for report in reports
+        for name, text in report.user_properties
+        if name == TOLD
+    ]
+    if lines:
+        terminalreporter.section("counted")
+        for line in sorted(set(lines)):
+            terminalreporter.write_line(line)
 
 
 class OutsideWorld(RuntimeError):

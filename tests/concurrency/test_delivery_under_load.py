@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from keyvault.actors import SYSTEM
 from keyvault.models import ConsumerToken, Grant
 from keyvault.services import consumers, keys, rewrap
 from tests.api.delivery.world import World, build
+from tests.conftest import Tell
 from tests.installations import Web
 from tests.load import Answer, Load, Question
 
@@ -133,9 +133,7 @@ def weight(world: World) -> Thing:
     return thing(world, ("weight raised", offer), ("rolled back", roll_back))
 
 
-def test_no_answer_after_a_commit_shows_the_state_before(
-    server: Web, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_answer_after_a_commit_shows_the_state_before(server: Web, tell: Tell) -> None:
     things = [token(build(server.server)) for _ in range(TOKENS)]
     things += [grant(build(server.server)) for _ in range(OTHERS)]
     things += [weight(build(server.server)) for _ in range(OTHERS)]
@@ -160,8 +158,7 @@ def test_no_answer_after_a_commit_shows_the_state_before(
         "changes that somebody saw": sum(seen for seen, _ in judged),
         "stale": sum(len(wrong) for _, wrong in judged),
     }
-    with capsys.disabled():
-        sys.stdout.write(f"\nchanges under load: {counted}\n")
+    tell("changes under load", counted)
     assert [wrong for _, wrong in judged if wrong] == []
     assert done["token revoked"] >= 4 * ROUNDS
     assert all(answer.whole for answer in load.answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,17 +12,21 @@ import pytest
 from django.db import models
 
 from keyvault.models import AuditEvent, AuditHead, Key, KeyVersion
-from rotation import operations
+from rotation import engine, operations
 from rotation.facts import OperationState
 from rotation.models import Operation, Rotation, RotationEvent
 from rotation.services import ticking
 from rotation.simulators import KeyView
+from tests.conftest import Tell
 from tests.integration.furniture import at_once, broken_at, raised, returned
+from tests.scale import scaled
 from tests.stories.world import World
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
 
 WORKERS = 16
+DUPLICATES = scaled("DUPLICATES", 5_000, 50_000)
+DEAF = 4  # workers that hear everything again
 
 
 def everything() -> dict[str, list[Any]]:
@@ -92,6 +97,30 @@ def test_a_whole_rotation_with_every_doorbell_rung_four_times(world: Callable[..
     stages = list(w.rotation.events.filter(name="stage").values_list("stage", flat=True))
     assert stages == ["deploy", "shift", "monitor", "revoke", "succeeded"]
     assert broken_at() is None
+
+
+@pytest.mark.long
+def test_everything_said_again_changes_nothing(world: Callable[..., World], tell: Tell) -> None:
+    """Every message of a whole rotation comes again and again, in any order, to several workers."""
+    w = world()
+    rotation = w.start()
+    w.run_to("succeeded", step=5, traffic=False)
+    said = list(Operation.objects.filter(rotation=rotation).values_list("id", flat=True))
+    before, made = everything(), made_by(w)
+    order = random.Random(20260302)
+
+    def hear() -> int:
+        for n in range(DUPLICATES // DEAF):
+            assert not operations.perform(order.choice(said), w.now, ring=lambda _: None)
+            if n % 20 == 0:
+                engine.advance(rotation.id, w.now, ring=lambda _: None)
+        return DUPLICATES // DEAF
+
+    heard = at_once(*([hear] * DEAF))
+    assert not raised(heard), raised(heard)
+    tell("messages that came again", {"operations": sum(returned(heard)), "changed": everything() != before})
+    assert everything() == before
+    assert made_by(w) == made
 
 
 def test_a_stale_worker_writes_nothing(world: Callable[..., World]) -> None:

@@ -18,12 +18,14 @@ from rotation.facts import STAGE_EDGES, Stage
 from rotation.models import Operation, Rotation
 from rotation.services import verbs
 from tests.concurrency.conftest import HASTY
+from tests.conftest import Tell
 from tests.integration.furniture import at_once, broken_at
+from tests.scale import scaled
 from tests.stories.world import World
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
 
-ROUNDS = 50
+ROUNDS = scaled("RACES", 50, 2_000)
 STEP = timedelta(seconds=5)
 
 
@@ -75,7 +77,8 @@ def check_labels(w: World, current: KeyVersion | None) -> None:
     assert (key.pending, key.previous, key.weight) == (None, None, None)
 
 
-def test_promote_against_abort(world: Callable[..., World]) -> None:
+@pytest.mark.long
+def test_promote_against_abort(world: Callable[..., World], tell: Tell) -> None:
     w = world(policy=replace(HASTY, monitor=timedelta(minutes=1)))
     ticks = ticks_until(w, lambda rotation: rotation.stage == Stage.MONITOR)
     w.run_to("succeeded", step=5, traffic=False)
@@ -95,11 +98,13 @@ def test_promote_against_abort(world: Callable[..., World]) -> None:
         assert rotation.events.filter(name="rollback").count() == 1
         w.run(lambda: w.rotation.check_at is None, step=5, traffic=False)
         assert w.version(rotation.incoming.number).state == "revoked"
+    tell("promote against abort", outcomes)
     assert sum(outcomes.values()) == ROUNDS
     assert broken_at() is None
 
 
-def test_the_point_of_no_return_against_abort(world: Callable[..., World]) -> None:
+@pytest.mark.long
+def test_the_point_of_no_return_against_abort(world: Callable[..., World], tell: Tell) -> None:
     w = world()
     ticks = ticks_until(w, lambda rotation: rotation.revoke_asked_at is not None)
     w.run_to("succeeded", step=5, traffic=False)
@@ -125,6 +130,7 @@ def test_the_point_of_no_return_against_abort(world: Callable[..., World]) -> No
             check_labels(w, before)
             assert w.honoured(before.number if before else 0)
         check_path(w.rotation)
+    tell("revoke against abort", outcomes)
     assert sum(outcomes.values()) == ROUNDS // 2
     assert broken_at() is None
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from django.db import connection
 from keyvault import clock
 from keyvault.models import Delivery
 from tests.api.delivery.world import World, build
+from tests.conftest import Tell
 from tests.installations import Installation, Web, web
 from tests.integration.plain_http import Connection, End, Exchange
 from tests.integration.processes import wait_for
@@ -141,7 +141,7 @@ def told(waiters: list[tuple[float, Exchange]], since: float) -> float:
 
 
 def test_all_who_wait_are_told_at_once_and_cheaply(
-    installation: Installation, database_vendor: str, capsys: pytest.CaptureFixture[str]
+    installation: Installation, database_vendor: str, tell: Tell
 ) -> None:
     statements = Statements.of(installation) if database_vendor == "postgresql" else None
 
@@ -160,8 +160,7 @@ def test_all_who_wait_are_told_at_once_and_cheaply(
             committed = time.monotonic()
             answers = await waiters.answers
         took, cost = told(answers, committed), asked()
-        with capsys.disabled():
-            sys.stdout.write(f"\nwatch: {WAITERS} told in {took:.2f} s, {cost}\n")
+        tell("watch", {"waiting": WAITERS, "seconds until told": f"{took:.2f}", "cost": cost})
         assert {exchange.status for _, exchange in answers} == {200}
         assert all(b'"label": "pending"' in exchange.body for _, exchange in answers)
         assert took < WITHIN

@@ -177,7 +177,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=20260302)
-    parser.add_argument("--longest", type=float, default=0.25, help="seconds a life may last")
+    parser.add_argument("--longest", type=float, default=0.12, help="seconds a life may last")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     world, process = begin()
@@ -187,7 +187,7 @@ def main() -> int:
         for _ in range(options.rounds):
             counted["killed"] += round_of(world, rng, options.longest)
             problems += check_now(world)
-        world.run(lambda: _at_rest(world), most=600)
+        world.run(lambda: at_rest(world), most=600)
         problems += check_end(world)
         counted["rotations"] = Rotation.objects.filter(stage="succeeded").count()
         counted["unknown"] = Operation.objects.filter(kind=Kind.RECONCILE, state=OperationState.DONE).count()
@@ -200,7 +200,7 @@ def main() -> int:
     return 1 if problems else 0
 
 
-def _at_rest(world: World) -> bool:
+def at_rest(world: World) -> bool:
     last = world.rotation
     if last.attention == "possible_orphan":
         world.verb("resume")

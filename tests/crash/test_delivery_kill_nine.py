@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pytest
 
 from keyvault.models import Delivery
 from tests.api.delivery.world import build
+from tests.conftest import Tell
 from tests.installations import Installation, Web, web
 from tests.integration.plain_http import End
 from tests.integration.processes import DEADLINE
@@ -76,16 +76,11 @@ def cut_off(load: Load) -> int:
     return sum(1 for answer in load.answers if answer.exchange.end in (End.NOTHING, End.TRUNCATED))
 
 
-def tell(capsys: pytest.CaptureFixture[str], what: str, counted: dict[str, object]) -> None:
-    with capsys.disabled():
-        sys.stdout.write(f"\n{what}: {counted}\n")
-
-
 def test_no_kill_of_a_worker_under_load_loses_a_record(
     installation: Installation,
     free_port: int,
     database_vendor: str,
-    capsys: pytest.CaptureFixture[str],
+    tell: Tell,
 ) -> None:
     kills = KILLS[database_vendor]
     with web(installation, free_port, workers=WORKERS, settings=SMALL) as server:
@@ -100,7 +95,7 @@ def test_no_kill_of_a_worker_under_load_loses_a_record(
             load.more(CONNECTIONS)
     received, rows, lost = load.with_key(), Delivery.objects.count(), unrecorded(load)
     counted = {"kills": killer.kills, "answers": len(received), "cut off": cut_off(load), "rows": rows}
-    tell(capsys, "kill -9 of web workers", {**counted, "unrecorded": len(lost)})
+    tell("kill -9 of web workers", {**counted, "unrecorded": len(lost)})
     assert lost == set()
     assert killer.kills >= kills
     assert cut_off(load) >= kills / 2, "most kills must hit somebody at work"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 
 from keyvault.models import Delivery
 from tests.api.delivery.world import World, build
+from tests.conftest import Tell
 from tests.crash.conftest import Breakable
 from tests.installations import web
 from tests.integration.plain_http import End
@@ -52,13 +52,8 @@ def refused(answer: Answer) -> bool:
     return answer.whole and answer.status == 503
 
 
-def tell(capsys: pytest.CaptureFixture[str], what: str, **counted: object) -> None:
-    with capsys.disabled():
-        sys.stdout.write(f"\n{what}: {counted}\n")
-
-
 def test_kill_nine_of_the_database_loses_no_record_and_answers_resume(
-    breakable: Breakable, free_port: int, capsys: pytest.CaptureFixture[str]
+    breakable: Breakable, free_port: int, tell: Tell
 ) -> None:
     with web(breakable.installation, free_port, workers=2) as server:
         worlds = [build(server.server) for _ in range(3)]
@@ -71,12 +66,13 @@ def test_kill_nine_of_the_database_loses_no_record_and_answers_resume(
             load.more(300, delivered)
     rows, received = recorded(load), load.with_key()
     tell(
-        capsys,
         "kill -9 of PostgreSQL",
-        kills=2,
-        answers=load.statuses(),
-        rows=rows.total(),
-        unrecorded=len(received - rows.keys()),
+        {
+            "kills": 2,
+            "answers": load.statuses(),
+            "rows": rows.total(),
+            "unrecorded": len(received - rows.keys()),
+        },
     )
     assert received - rows.keys() == set()
     assert max(rows.values()) == 1
@@ -86,7 +82,7 @@ def test_kill_nine_of_the_database_loses_no_record_and_answers_resume(
 
 
 def test_within_the_grace_answers_go_on_and_are_replayed_once(
-    breakable: Breakable, free_port: int, capsys: pytest.CaptureFixture[str]
+    breakable: Breakable, free_port: int, tell: Tell
 ) -> None:
     settings = {"DELIVERY_OUTAGE_GRACE": str(GRACE)}
     with web(breakable.installation, free_port, workers=2, settings=settings) as server:
@@ -111,13 +107,14 @@ def test_within_the_grace_answers_go_on_and_are_replayed_once(
     rows, received = recorded(load), load.with_key()
     meanwhile = [a for a in load.answers if delivered(a) and stopped < a.started < stopped + away]
     tell(
-        capsys,
         f"PostgreSQL away for {away:.1f} s within the grace",
-        answers=load.statuses(),
-        meanwhile=len(meanwhile),
-        rows=rows.total(),
-        unrecorded=len(received - rows.keys()),
-        doubled=sum(1 for times in rows.values() if times > 1),
+        {
+            "answers": load.statuses(),
+            "meanwhile": len(meanwhile),
+            "rows": rows.total(),
+            "unrecorded": len(received - rows.keys()),
+            "doubled": sum(1 for times in rows.values() if times > 1),
+        },
     )
     assert len(meanwhile) >= 1000
     assert received - rows.keys() == set()

@@ -7,7 +7,7 @@ at the end the faults stop, and every rotation must come to its end or to a pers
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -33,12 +33,14 @@ from rotation.policy import from_json
 from rotation.services import starting
 from rotation.simulators import RunningSimulator, start
 from tests.bootstrap import chosen_database
+from tests.conftest import Tell
+from tests.scale import scaled
 from tests.stories.conftest import BRISK
 from tests.stories.world import World
 
-# 300 histories in all on SQLite; PostgreSQL sees fewer, for its own ways of locking have tests of their own.
-HISTORIES = int(os.environ.get("KEYTURN_TEST_HISTORIES") or (15 if chosen_database() == "postgresql" else 75))
-STEPS = 60
+# In each shard. PostgreSQL sees fewer, for its own ways of locking have tests of their own.
+HISTORIES = scaled("HISTORIES", *((15, 250) if chosen_database() == "postgresql" else (250, 2_500)))
+STEPS = 80
 SHARDS = 4
 TICKS_TO_END = 150
 POLICY = replace(
@@ -46,6 +48,7 @@ POLICY = replace(
 )
 
 _stage: dict[str, Any] = {}
+_counted: Counter[str] = Counter()
 
 
 @pytest.fixture
@@ -313,6 +316,8 @@ class Histories(RuleBasedStateMachine):
                 self.nothing_is_broken()
             assert self.is_over(), f"never ends: {self.w.rotation.stage} {self.w.rotation.waiting_for}"
             self.no_orphans()
+            _counted["histories"] += 1
+            _counted["rotations"] += Rotation.objects.filter(key=self.w.key_id).count()
         finally:
             self.w.rung.clear()
 
@@ -353,12 +358,13 @@ def the_old_key_is_back(key: Key, last: Rotation) -> None:
     assert last.incoming.withheld_at is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_no_history_breaks_an_invariant(
-    shard: int, db: None, provider: RunningSimulator, settings: Any
+    shard: int, db: None, provider: RunningSimulator, settings: Any, tell: Tell
 ) -> None:
-    """Four shards of 75 histories make 300, of 60 steps each."""
     _stage.update(simulator=provider, settings=settings)
+    _counted.clear()
     limits = hypothesis_settings(
         max_examples=HISTORIES,
         stateful_step_count=STEPS,
@@ -367,3 +373,4 @@ def test_no_history_breaks_an_invariant(
         database=None,
     )
     run(seed(shard)(Histories), settings=limits)
+    tell("histories", {**_counted, "broken": 0})
