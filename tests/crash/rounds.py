@@ -114,14 +114,18 @@ def round_of(world: World, rng: random.Random, longest: float) -> bool:
     time.sleep(rng.uniform(0, longest))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
+    catch_up(world)
+    return os.WIFSIGNALED(status)
+
+
+def catch_up(world: World) -> None:
+    """What the child that died knew: the time, and how far its instances have counted their reports."""
     world.now = latest(world) + timedelta(seconds=1)
     for instance in world.instances:
-        # The child counted on, and reports are numbered for ever.
         last = UsageReport.objects.filter(key=world.key_id, instance=instance.name).aggregate(
             n=Max("sequence")
         )
         instance.sequence = last["n"] or 0
-    return os.WIFSIGNALED(status)
 
 
 def check_now(world: World) -> list[str]:

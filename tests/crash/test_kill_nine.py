@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -42,21 +43,35 @@ def own_installation(tmp_path: Path, database_vendor: str) -> Iterator[dict[str,
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.mark.long
-@pytest.mark.serial
-def test_no_kill_loses_anything_or_doubles_anything(own_installation: dict[str, str], tell: Tell) -> None:
+def run(module: str, environment: dict[str, str], *options: str, timeout: int) -> dict[str, Any]:
+    """Run one of the programs beside this file; returns what it counted."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.crash.rounds", "--rounds", str(ROUNDS)],
-        env=own_installation,
+        [sys.executable, "-m", module, *options],
+        env=environment,
         capture_output=True,
         text=True,
-        timeout=120 + ROUNDS,
+        timeout=timeout,
         check=False,
     )
     assert done.stdout, done.stderr[-4000:]
-    counted = json.loads(done.stdout.splitlines()[-1])
+    counted: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert bool(counted["problems"]) == bool(done.returncode), done.stderr[-4000:]
+    return counted
+
+
+@pytest.mark.serial
+def test_death_at_every_named_point_loses_nothing(own_installation: dict[str, str], tell: Tell) -> None:
+    counted = run("tests.crash.points", own_installation, timeout=300)
+    tell("death at named points", {"deaths": counted["deaths"], **counted["points"]})
+    assert counted["problems"] == []
+    assert len(counted["points"]) == 11, "every named point is passed"
+
+
+@pytest.mark.long
+@pytest.mark.serial
+def test_no_kill_loses_anything_or_doubles_anything(own_installation: dict[str, str], tell: Tell) -> None:
+    counted = run("tests.crash.rounds", own_installation, "--rounds", str(ROUNDS), timeout=120 + ROUNDS)
     tell("kill -9 of workers", counted)
     assert counted["problems"] == []
-    assert done.returncode == 0, done.stderr[-4000:]
     assert counted["killed"] == counted["rounds"] == ROUNDS
     assert counted["rotations"] >= 1, "the rounds must get somewhere"
