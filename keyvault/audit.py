@@ -78,6 +78,11 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "rotation:revoke:forced": frozenset({"rotation", "version", "offenders"}),
     "rotation:operation": frozenset({"rotation", "operation", "outcome", "attempt"}),
     "rotation:finished": frozenset({"rotation", "stage"}),
+    "emergency:started": frozenset({"run", "scope", "mode", "items"}),
+    "emergency:stopped": frozenset({"run", "waiting"}),
+    "emergency:resumed": frozenset({"run", "again"}),
+    "emergency:finished": frozenset({"run"}),
+    "leak:reported": frozenset({"versions", "run"}),
     "kek:promoted": frozenset({"environment", "kid", "was"}),
     "kek:rewrapped": frozenset({"environment", "kid", "rows"}),
 }

@@ -53,6 +53,21 @@ def last_given(key_id: uuid.UUID, since: datetime) -> dict[uuid.UUID, dict[Insta
     return found
 
 
+def instances_of_versions(
+    key_ids: Collection[uuid.UUID], version_ids: Collection[uuid.UUID], since: datetime
+) -> dict[uuid.UUID, set[str]]:
+    """Per version of these keys the instances (``consumer/instance``) that were given it after ``since``."""
+    place = ("version_id", "consumer__slug", "instance")
+    tail = _tail(key_ids).filter(version_id__in=version_ids, at__gt=since).values_list(*place).distinct()
+    rows = list(tail)
+    folded = LastDelivery.objects.filter(key_id__in=key_ids, version_id__in=version_ids, last_at__gt=since)
+    rows += folded.values_list(*place)
+    found: dict[uuid.UUID, set[str]] = {}
+    for version_id, consumer, instance in rows:
+        found.setdefault(version_id, set()).add(f"{consumer}/{instance}")
+    return found
+
+
 def given(key_id: uuid.UUID, since: datetime) -> list[Reader]:
     """The instances that were given this key after ``since``, one for each version.
 

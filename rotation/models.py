@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from django.db import models
 from django.db.models import Q
 
-from keyvault.models import Key, KeyVersion, Provider, User
+from keyvault.models import ConsumerToken, Key, KeyVersion, Provider, User
 from keyvault.models.base import UUIDModel, slug_field
 from rotation.facts import TERMINAL, Kind, OperationState, Side, Stage
 from rotation.policy import Policy, from_json
@@ -237,3 +237,96 @@ class Breaker(UUIDModel):
     pauses = models.PositiveIntegerField(default=0)  # how often in a row it was opened
     open_until = models.DateTimeField(null=True, blank=True)  # null: closed
     trial = models.UUIDField(null=True, blank=True)  # the operation that finds out whether it answers again
+
+
+# What an emergency points at is never deleted, and not locked when its rows are written: a check at the end
+# of that transaction would wait for those locks crosswise.
+_UNCHECKED: Final[dict[str, Any]] = {"on_delete": models.PROTECT, "related_name": "+", "db_constraint": False}
+
+
+class EmergencyRunQuerySet(models.QuerySet["EmergencyRun"]):
+    def for_actor(self, actor: Actor) -> Self:
+        """Runs that this person started, or that touch something of their teams."""
+        if actor.sees_everything:
+            return self
+        mine = Q(key__service__team_id__in=actor.team_ids) | Q(token__consumer__team_id__in=actor.team_ids)
+        touched = EmergencyItem.objects.filter(mine).values("run_id")
+        own = Q(user_id=actor.user_id) if actor.user_id is not None else Q()
+        return self.filter(Q(id__in=touched) | own)
+
+
+class EmergencyRun(UUIDModel):
+    """Many keys are to be replaced because they leaked. Written by ``services.runs``.
+
+    The secret of a pasted leak is nowhere in it: what was found by it are the items.
+    """
+
+    PROPOSED, RUNNING, STOPPED, DONE = "proposed", "running", "stopped", "done"
+
+    scope = models.CharField(max_length=16)  # key | provider | team | environment | service | person | leak
+    subject = models.CharField(max_length=150, blank=True)  # the name of what was chosen; empty for a leak
+    mode = models.CharField(max_length=8)  # replace | kill
+    reason = models.CharField(max_length=500)
+    requested_by = models.CharField(max_length=150)
+    user = models.ForeignKey(User, null=True, blank=True, **_UNCHECKED)  # whose rights count; null: Keyturn's
+    plan = models.CharField(max_length=64, blank=True)  # hash of the plan that was confirmed
+    state = models.CharField(max_length=16, default=RUNNING)
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects = EmergencyRunQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["created_at"], condition=Q(state="running"), name="emergency_running")
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["plan"], condition=Q(state="running") & ~Q(plan=""), name="emergency_plan_runs_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["proposed", "running", "stopped", "done"]), name="emergency_run_state"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"emergency {self.id}"
+
+
+class EmergencyItem(UUIDModel):
+    """One key (or consumer token) of a run: the intent first, then what became of it."""
+
+    WAITING, STARTED, REFUSED, SKIPPED = "waiting", "started", "refused", "skipped"
+
+    run = models.ForeignKey(EmergencyRun, on_delete=models.CASCADE, related_name="items")
+    position = models.PositiveIntegerField()
+    urgency = models.PositiveSmallIntegerField(default=0)  # protected environments first
+    key = models.ForeignKey(Key, null=True, blank=True, **_UNCHECKED)
+    version = models.ForeignKey(KeyVersion, null=True, blank=True, **_UNCHECKED)  # the one that leaked
+    token = models.ForeignKey(ConsumerToken, null=True, blank=True, **_UNCHECKED)
+    why = models.CharField(max_length=200, blank=True)
+    state = models.CharField(max_length=16, default=WAITING)
+    due_at = models.DateTimeField()  # not before this time
+    started_at = models.DateTimeField(null=True, blank=True)
+    rotation = models.ForeignKey(Rotation, null=True, blank=True, **_UNCHECKED)
+    code = models.CharField(max_length=32, blank=True)  # why it was refused, skipped or put off
+    message = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ["position"]
+        indexes = [
+            models.Index(fields=["due_at"], condition=Q(state="waiting"), name="emergency_item_due"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "position"], name="emergency_item_position"),
+            models.UniqueConstraint(fields=["run", "key", "version"], name="emergency_item_once"),
+            models.CheckConstraint(
+                condition=Q(key__isnull=False, token__isnull=True) | Q(key__isnull=True, token__isnull=False),
+                name="emergency_item_key_or_token",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["waiting", "started", "refused", "skipped"]),
+                name="emergency_item_state",
+            ),
+        ]

@@ -64,6 +64,11 @@ _SENTENCES: Mapping[str, str] = {
     "rotation:operation": "called the provider: {operation} ({outcome})",
     "rotation:finished": "finished the rotation: {stage}",
     "user:password:set": "set the password of {user}",
+    "emergency:started": "started an emergency of {items} ({mode})",
+    "emergency:stopped": "stopped an emergency with {waiting} still waiting",
+    "emergency:resumed": "resumed an emergency",
+    "emergency:finished": "finished an emergency",
+    "leak:reported": "reported a leak",
     "kek:promoted": "made {kid} the primary KEK of {environment}",
     "kek:rewrapped": "rewrapped {rows} versions in {environment}",
 }

@@ -43,6 +43,11 @@ KEYTURN_KEYRING_JSON = env.str("KEYTURN_KEYRING_JSON", "")
 # Behaviour
 KEYTURN_TICK = env.float("KEYTURN_TICK", 10)
 KEYTURN_PROVIDER_CALLS = max(1, env.int("KEYTURN_PROVIDER_CALLS", 4))  # under way at once to one provider
+# Emergency rotations that a bulk emergency keeps open at once, in all and at one provider.
+KEYTURN_EMERGENCY_CAP = env.int("KEYTURN_EMERGENCY_CAP", 100)
+KEYTURN_EMERGENCY_PROVIDER_CAP = env.int("KEYTURN_EMERGENCY_PROVIDER_CAP", 20)
+# Whether a reported leak that is ours starts an emergency by itself; else a lead has to confirm it.
+KEYTURN_LEAK_REPORTS_START = env.bool("KEYTURN_LEAK_REPORTS_START", False)
 KEYTURN_EGRESS_ALLOW = frozenset(env.list("KEYTURN_EGRESS_ALLOW", default=[]))
 KEYTURN_TRUSTED_PROXIES = parse_networks(env.list("KEYTURN_TRUSTED_PROXIES", default=[]))
 KEYTURN_HEARTBEAT_MAX_AGE = env.int("KEYTURN_HEARTBEAT_MAX_AGE", max(30, 3 * KEYTURN_TICK))

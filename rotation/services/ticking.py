@@ -13,7 +13,7 @@ from keyvault.models import Heartbeat
 from rotation import engine, operations
 from rotation.facts import OperationState
 from rotation.models import Operation, Rotation
-from rotation.services import starting
+from rotation.services import runs, starting
 
 log = structlog.get_logger("keyturn.tick")
 
@@ -22,11 +22,12 @@ AFTER_FAILURE = timedelta(minutes=1)
 
 
 def tick(now: datetime, *, ring: engine.Ring) -> int:
-    """Start what is due, free what died, move what is due, ring for every operation that is due.
+    """Go on with emergencies, start what is due, free what died, move what is due, ring for every operation.
 
     Returns how many rotations were looked at.
     """
     Heartbeat.objects.update_or_create(name="beat", defaults={"at": now})
+    runs.carry_on(now, ring=ring)  # what leaked goes before what is merely due
     starting.start_due(now, ring=ring)
     woken = operations.sweep(now)
     due = Q(check_at__lte=now) | Q(id__in=woken)

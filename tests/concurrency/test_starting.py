@@ -15,7 +15,7 @@ from keyvault.models import Key
 from keyvault.services import keys
 from rotation import engine
 from rotation.models import KeySchedule, Operation, Rotation, RotationPolicy
-from rotation.services import policies, starting, ticking
+from rotation.services import emergencies, policies, starting, ticking
 from tests.integration.furniture import (
     NOW,
     PATIENCE,
@@ -138,7 +138,9 @@ def test_an_emergency_and_a_beat_do_not_lock_each_other_out(world: Callable[...,
         rotation = w.start()
 
         def alarm(w: World = w) -> object:
-            return starting.emergency(SYSTEM, w.key, mode="kill", reason="leak", now=w.now, ring=quiet)
+            return emergencies.emergency(
+                SYSTEM, w.key, mode="kill", reason="leak", typed=str(w.key), now=w.now, ring=quiet
+            )
 
         def beat(w: World = w, rotation_id: uuid.UUID = rotation.id) -> object:
             return [engine.advance(rotation_id, w.now, ring=quiet) for _ in range(5)]

@@ -8,7 +8,7 @@ from keyvault.actors import SYSTEM
 from keyvault.integrity import verify
 from keyvault.models import AuditEvent
 from rotation.models import RotationPolicy
-from rotation.services import starting
+from rotation.services import emergencies, starting
 from tests.integration.furniture import NOW, Furniture, furnish, reread_version
 
 pytestmark = pytest.mark.django_db
@@ -27,7 +27,9 @@ def test_the_leak_stays_on_record(furniture: Furniture, mode: str, already_rotat
     standard = RotationPolicy.objects.get(slug="standard")
     if already_rotating:
         starting.start(SYSTEM, key, policy=standard, now=NOW, ring=lambda _: None)
-    rotation = starting.emergency(SYSTEM, key, mode=mode, reason="in a log", now=NOW, ring=lambda _: None)
+    rotation = emergencies.emergency(
+        SYSTEM, key, mode=mode, reason="in a log", typed=str(key), now=NOW, ring=lambda _: None
+    )
 
     leaked = reread_version(key.current)
     verify(leaked)

@@ -30,7 +30,7 @@ from rotation import operations
 from rotation.facts import Kind, OperationState
 from rotation.models import Operation, Rotation
 from rotation.policy import from_json
-from rotation.services import starting
+from rotation.services import emergencies
 from rotation.simulators import RunningSimulator, start
 from tests.bootstrap import chosen_database
 from tests.conftest import Tell
@@ -158,7 +158,7 @@ class Histories(RuleBasedStateMachine):
         if odds:
             return
         hurry: dict[str, Any] = {"mode": "replace", "reason": "leak", "now": self.w.now}
-        refusal = refused(starting.emergency, SYSTEM, self.w.key, ring=self.w.rung.append, **hurry)
+        refusal = refused(emergencies.emergency, SYSTEM, self.w.key, ring=self.w.rung.append, **hurry)
         assert refusal in ("", "rotation_in_progress")
         self.forced = not refusal
 

@@ -18,7 +18,7 @@ from rotation import operations
 from rotation.facts import Kind, OperationState
 from rotation.models import Operation
 from rotation.policy import Policy
-from rotation.services import starting, verbs
+from rotation.services import emergencies, starting, verbs
 from rotation.simulators import RunningSimulator
 from tests.stories.conftest import BRISK
 from tests.stories.world import World
@@ -306,7 +306,7 @@ def test_force_revoke_needs_the_number_of_offenders_and_another_persons_approval
 
 def test_emergency_replaces_at_once_and_revokes_the_leaked_key(world: Build) -> None:
     w = world()
-    starting.emergency(SYSTEM, w.key, mode="replace", reason="leaked", now=w.now, ring=w.rung.append)
+    emergencies.emergency(SYSTEM, w.key, mode="replace", reason="leaked", now=w.now, ring=w.rung.append)
     w.run_to("succeeded", step=10)
     assert w.failures == {}
     assert not w.honoured(1)
@@ -317,7 +317,9 @@ def test_emergency_replaces_at_once_and_revokes_the_leaked_key(world: Build) -> 
 
 def test_emergency_kill_withholds_and_revokes_first(world: Build) -> None:
     w = world()
-    starting.emergency(SYSTEM, w.key, mode="kill", reason="leaked", now=w.now, ring=w.rung.append)
+    emergencies.emergency(
+        SYSTEM, w.key, mode="kill", reason="leaked", typed=str(w.key), now=w.now, ring=w.rung.append
+    )
     assert w.version(1).withheld_at is not None, "nobody is given it from this instant"
     w.tick(1, traffic=False)
     assert not w.honoured(1)
@@ -331,7 +333,7 @@ def test_emergency_hurries_an_open_rotation_instead_of_starting_a_second(world: 
     w.start()
     w.run(lambda: w.rotation.weight == 25)
     running = w.rotation.id
-    starting.emergency(SYSTEM, w.key, mode="replace", reason="leaked", now=w.now, ring=w.rung.append)
+    emergencies.emergency(SYSTEM, w.key, mode="replace", reason="leaked", now=w.now, ring=w.rung.append)
     assert w.rotation.id == running
     w.run_to("succeeded")
     assert not w.honoured(1)

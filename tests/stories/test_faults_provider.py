@@ -12,7 +12,7 @@ from keyvault.services import catalogue, keys
 from rotation import breaker, calling, operations
 from rotation.facts import Kind
 from rotation.models import Breaker, Operation, Rotation
-from rotation.services import starting
+from rotation.services import emergencies, starting
 from tests.stories.world import World
 
 Build = Callable[..., World]
@@ -132,7 +132,9 @@ def test_one_answer_forgives_the_failures_before(world: Build) -> None:
 def test_a_leaked_key_is_revoked_although_the_breaker_is_open(world: Build) -> None:
     w = world()
     Breaker.objects.create(provider=w.provider, failures=9, pauses=3, open_until=w.now + timedelta(minutes=5))
-    starting.emergency(SYSTEM, w.key, mode="kill", reason="leaked", now=w.now, ring=w.rung.append)
+    emergencies.emergency(
+        SYSTEM, w.key, mode="kill", reason="leaked", typed=str(w.key), now=w.now, ring=w.rung.append
+    )
     w.tick(1, traffic=False)
     assert not w.honoured(1)
     assert not breaker.is_open(w.provider, w.now), "its answer is good news for all"
@@ -179,7 +181,9 @@ def test_emergencies_do_not_stand_behind_others(world: Build, settings: Any) -> 
     w = world()
     for one in fleet(w, 2):
         assert operations.claim(one.id, w.now) is not None
-    rotation = starting.emergency(SYSTEM, w.key, mode="kill", reason="leaked", now=w.now, ring=lambda _: None)
+    rotation = emergencies.emergency(
+        SYSTEM, w.key, mode="kill", reason="leaked", typed=str(w.key), now=w.now, ring=lambda _: None
+    )
     revoke = Operation.objects.get(rotation=rotation, kind=Kind.REVOKE)
     assert operations.perform(revoke.id, w.now, ring=lambda _: None)
     assert not w.honoured(1)

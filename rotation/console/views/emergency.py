@@ -14,7 +14,7 @@ from keyvault.console.views.reveal import find_key
 from keyvault.exceptions import KeyturnError
 from rotation.console.forms import EmergencyForm
 from rotation.console.views.keys import latest_readers
-from rotation.services import starting
+from rotation.services import emergencies
 
 
 @signed_in
@@ -36,8 +36,13 @@ def _confirmed(request: HttpRequest, service: str, environment: str) -> HttpResp
     if not form.is_valid():
         context = {"key": key, "form": form, "readers": latest_readers(key, now)}
         return render(request, "rotation/emergency.html", context, status=422 if form.is_bound else 200)
-    rotation = starting.emergency(
-        actor, key, mode=form.cleaned_data["mode"], reason=form.cleaned_data["reason"], now=now
+    rotation = emergencies.emergency(
+        actor,
+        key,
+        mode=form.cleaned_data["mode"],
+        reason=form.cleaned_data["reason"],
+        typed=form.cleaned_data["confirm"],
+        now=now,
     )
     messages.warning(request, "The key is marked as compromised and is being replaced. Stay on this page.")
     return redirect("console-rotation", rotation_id=rotation.id)
