@@ -134,6 +134,10 @@ class Simulator(ABC):
         key = self.truth.create(label)
         return CreatedKey(key.secret, key.id)
 
+    def adopt_key(self, key_id: str, secret: Secret) -> None:
+        """The account has had this key for longer than the simulator runs."""
+        self.truth.adopt(key_id, "adopted", secret)
+
     def revoke(self, key_id: str) -> None:
         """What a person does on the account page. Raises NoSuchKey."""
         self.truth.revoke(key_id)

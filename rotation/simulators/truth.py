@@ -100,6 +100,12 @@ class Truth:
             self._by_digest[_digest(text)] = key
             return key
 
+    def adopt(self, key_id: str, label: str, secret: Secret) -> None:
+        """A key that the account has had for longer than this simulator runs."""
+        with self.lock:
+            self._keys[key_id] = key = Key(key_id, label, secret, self.clock())
+            self._by_digest[_digest(secret.expose())] = key
+
     def lose_next_answer(self, fault: Literal["lose_create_answers", "lose_revoke_answers"]) -> bool:
         """Is the answer to this call to be lost? Counts down."""
         with self.lock:
