@@ -26,4 +26,7 @@ columns(
 columns(models.Operation, "created_at", "kind", "side", "state", "outcome", "tries")
 columns(models.RotationEvent, "at", "name", "stage", "weight", "actor", "reason")
 columns(models.Breaker, "provider", "failures", "pauses", "open_until", related=("provider",))
+columns(models.Channel, "slug", "team", "kind", "level", "enabled", "failing_since", related=("team",))
+columns(models.Notice, "created_at", "channel", "kind", "state", "tries", "message", related=("channel",))
+columns(models.Incident, "opened_at", "rotation", "code", "level", "closed_at", "closed_by")
 columns(models.Approval, "rotation", "transition", "user", "expires_at", related=("rotation", "user"))

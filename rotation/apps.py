@@ -8,6 +8,10 @@ class RotationConfig(AppConfig):
 
     def ready(self) -> None:
         from rotation import checks, engine, tasks
+        from rotation.notices import writing
+        from rotation.services import channels
 
         checks.install()
         engine.hang_bell(tasks.ring)
+        writing.hang_bell(tasks.ring_channel)
+        channels.join_rewrap()

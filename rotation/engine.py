@@ -39,6 +39,7 @@ from rotation.facts import (
 )
 from rotation.judge import Verdict, judge, tally
 from rotation.models import KeySchedule, Operation, Rotation, RotationEvent, RotationRecord
+from rotation.notices.writing import note
 from rotation.observe import observe, quiet_proof, snapshot
 from rotation.policy import Policy, format_duration, from_json
 from rotation.schedule import next_due
@@ -119,7 +120,7 @@ def _check(rotation: Rotation, seen: Observations, now: datetime) -> Verdict:
 def _execute(rotation: Rotation, action: Action, seen: Observations, now: datetime, ring: Ring) -> None:
     match action:
         case Wait():
-            _wait(rotation, action)
+            _wait(rotation, action, now)
         case Call():
             _call(rotation, action, now, ring)
             rotation.check_at = now + from_json(rotation.policy).check_every
@@ -133,9 +134,13 @@ def _execute(rotation: Rotation, action: Action, seen: Observations, now: dateti
             _attention(rotation, action, now)
 
 
-def _wait(rotation: Rotation, action: Wait) -> None:
+def _wait(rotation: Rotation, action: Wait, now: datetime) -> None:
+    wanted = action.code.startswith("approval_") and action.code != rotation.waiting_code
     rotation.waiting_for, rotation.waiting_code = action.reason[:500], action.code
     rotation.check_at = action.until
+    if wanted:
+        transition = action.code.removeprefix("approval_")
+        event(rotation, "approval:wanted", reason=action.reason, now=now, transition=transition)
 
 
 def _note_progress(rotation: Rotation, now: datetime) -> None:
@@ -175,7 +180,7 @@ def event(
         reason=reason[:500],
         shares=asdict(shares) if shares is not None else None,
     )
-    audit.record(
+    recorded = audit.record(
         f"rotation:{name}",
         actor=actor,
         now=now,
@@ -185,6 +190,8 @@ def event(
         rotation=str(rotation.id),
         **details,
     )
+    code = str(details.get("code", ""))
+    note(rotation, name, actor=actor, reason=reason, code=code, sequence=recorded.sequence, now=now)
 
 
 # Executing -----------------------------------------------------------------------------------------

@@ -10,12 +10,19 @@ from django.db.models import Q
 from keyvault.models import ConsumerToken, Key, KeyVersion, Provider, User
 from keyvault.models.base import UUIDModel, slug_field
 from rotation.facts import TERMINAL, Kind, OperationState, Side, Stage
+from rotation.notice_rows import Channel as Channel
+from rotation.notice_rows import Incident as Incident
+from rotation.notice_rows import Notice as Notice
 from rotation.policy import Policy, from_json
 
 if TYPE_CHECKING:
     from keyvault.actors import Actor
 
 _TERMINAL = sorted(stage.value for stage in TERMINAL)  # a set has no order, a migration does
+# Rotations whose evidence does not let them go on, or whose old key is still in use.
+STANDING = Q(stage__in=[Stage.SHIFT.value, Stage.MONITOR.value]) & (
+    ~Q(verdict="pass") | Q(waiting_code="quiet")
+)
 
 
 class RotationPolicy(UUIDModel):
@@ -119,6 +126,10 @@ class Rotation(UUIDModel):
         indexes = [
             models.Index(fields=["check_at"], condition=Q(check_at__isnull=False), name="rotation_due"),
             models.Index(fields=["key", "-created_at"], name="rotation_key"),
+            models.Index(
+                fields=["deadline_at"], condition=Q(finished_at__isnull=True), name="rotation_deadline"
+            ),
+            models.Index(fields=["stage_entered_at"], condition=STANDING, name="rotation_standing"),
         ]
         constraints = [
             models.UniqueConstraint(

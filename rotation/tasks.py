@@ -10,15 +10,26 @@ from kombu.exceptions import OperationalError
 
 from keyvault import clock
 from rotation import operations
-from rotation.services import ticking
+from rotation.notices.delivering import step
+from rotation.services import notifying, ticking
 
 log = structlog.get_logger("keyturn.tasks")
+
+IN_ONE_TASK = 20  # tries on one channel, before others have their turn
 
 
 def ring(operation_id: uuid.UUID) -> None:
     """Wake a worker for one operation. A broker that is away costs one tick, nothing more."""
     try:
         perform.delay(str(operation_id))
+    except (OperationalError, OSError) as error:
+        log.warning("broker unreachable, the next tick will do it", error=type(error).__name__)
+
+
+def ring_channel(channel_id: uuid.UUID) -> None:
+    """Wake a worker for one channel."""
+    try:
+        notify.delay(str(channel_id))
     except (OperationalError, OSError) as error:
         log.warning("broker unreachable, the next tick will do it", error=type(error).__name__)
 
@@ -32,4 +43,17 @@ def perform(operation_id: str) -> bool:
 @shared_task(name="rotation.tasks.tick")
 def tick() -> int:
     """One beat; returns how many rotations were looked at."""
-    return ticking.tick(clock.now(), ring=ring)
+    looked_at = ticking.tick(clock.now(), ring=ring)
+    notifying.tick(clock.now(), ring=ring_channel)
+    return looked_at
+
+
+@shared_task(name="rotation.tasks.notify")
+def notify(channel_id: str) -> int:
+    """Send what is due on one channel; returns the number of tries. What is left rings again."""
+    channel = uuid.UUID(channel_id)
+    for tries in range(IN_ONE_TASK):
+        if not step(channel, clock.now()):
+            return tries
+    ring_channel(channel)
+    return IN_ONE_TASK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 
 import structlog
 from django.conf import settings
@@ -22,6 +23,7 @@ from keyvault.keystore import installation_id, keys
 from keyvault.models import Heartbeat, KekCanary, Key
 from rotation.facts import OperationState, Stage
 from rotation.models import Operation, Rotation
+from rotation.services.notifying import tell_beat_dead
 
 log = structlog.get_logger("keyturn.health")
 
@@ -86,6 +88,9 @@ def _beat() -> dict[str, object]:
     if age is None:
         raise CheckFailed("The scheduler has never run.")
     if age > settings.KEYTURN_HEARTBEAT_MAX_AGE:
+        # The scheduler cannot tell of its own end, so whoever notices does.
+        now = clock.now()
+        tell_beat_dead(now - timedelta(seconds=age), now)
         raise CheckFailed(f"The scheduler was last seen {age:.0f} s ago.")
     return {"age_seconds": round(age, 1)}
 

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Model, QuerySet
@@ -48,6 +50,25 @@ class Rewrapped:
     kid: str
     rows: int
     broken: tuple[Broken, ...] = ()
+
+
+@dataclass(frozen=True)
+class SystemRows:
+    """Rows sealed under the system KEK, in the columns ``ciphertext``, ``wrapped_dek`` and ``kek_kid``."""
+
+    name: str
+    purpose: str
+    rows: QuerySet[Any]
+
+
+_system_rows = {
+    "reply": SystemRows("reply", REPLY_PURPOSE, IdempotentReply.objects.filter(ciphertext__isnull=False))
+}
+
+
+def join(rows: SystemRows) -> None:
+    """Another app seals rows too. Called once, when it is ready."""
+    _system_rows[rows.name] = rows
 
 
 @dataclass
@@ -142,7 +163,10 @@ def _tables(environment: str) -> list[_Table]:
                 Provider.objects.filter(admin_ciphertext__isnull=False),
                 _move_admin_secret,
             ),
-            _Table("reply", "kek_kid", IdempotentReply.objects.filter(ciphertext__isnull=False), _move_reply),
+            *(
+                _Table(held.name, "kek_kid", held.rows, partial(_move_system_row, held))
+                for held in _system_rows.values()
+            ),
         ]
     versions = KeyVersion.objects.filter(key__environment__slug=environment, ciphertext__isnull=False)
     return [_Table("version", "kek_kid", versions, _move_version)]
@@ -176,13 +200,14 @@ def _move_admin_secret(provider_id: uuid.UUID, keks: KekProvider) -> int:
     return unchanged.update(admin_wrapped_dek=moved.wrapped_dek, admin_kid=moved.kid)
 
 
-def _move_reply(reply_id: uuid.UUID, keks: KekProvider) -> int:
-    row = IdempotentReply.objects.filter(pk=reply_id).first()
-    if row is None or row.ciphertext is None or row.wrapped_dek is None:
+def _move_system_row(held: SystemRows, row_id: uuid.UUID, keks: KekProvider) -> int:
+    row = held.rows.filter(pk=row_id).first()
+    if row is None:
         return 0  # forgotten, or taken over by a new request
     sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kek_kid)
-    moved = _rewrap_system(sealed, REPLY_PURPOSE, reply_id, keks)
-    unchanged = IdempotentReply.objects.filter(pk=reply_id, wrapped_dek=sealed.wrapped_dek)
+    moved = _rewrap_system(sealed, held.purpose, row_id, keks)
+    # Compare-and-swap: one that was replaced meanwhile is left alone.
+    unchanged = held.rows.filter(pk=row_id, wrapped_dek=sealed.wrapped_dek)
     return unchanged.update(wrapped_dek=moved.wrapped_dek, kek_kid=moved.kid)
 
 

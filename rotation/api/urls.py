@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import URLPattern, path
 
 from keyvault.api import converters as _converters  # noqa: F401  (registers <name:…>)
-from rotation.api.views import emergencies, evidence, keys, policies, providers, rotations
+from rotation.api.views import channels, emergencies, evidence, keys, policies, providers, rotations
 
 _KEY = "keys/<name:service>/<name:environment>"
 _ROTATION = "rotations/<uuid:rotation>"
@@ -15,6 +15,11 @@ urlpatterns: list[URLPattern] = [
     path("providers/<name:provider>/", providers.ProviderView.as_view()),
     path("policies/", policies.PoliciesView.as_view()),
     path("policies/<name:policy>/", policies.PolicyView.as_view()),
+    path("channels/", channels.ChannelsView.as_view()),
+    path("channels/<name:channel>/", channels.ChannelView.as_view()),
+    path("channels/<name:channel>/notices/", channels.ChannelNoticesView.as_view()),
+    path("channels/<name:channel>/test/", channels.ChannelTestView.as_view()),
+    path("channels/<name:channel>/rotate-secret/", channels.ChannelSecretView.as_view()),
     path("services/<name:service>/keys/", keys.KeysView.as_view()),
     path("services/<name:service>/keys/<name:environment>/", keys.KeyView.as_view()),
     path(f"{_KEY}/rotations/", rotations.KeyRotationsView.as_view()),

@@ -12,7 +12,7 @@ import structlog
 
 from keyvault.services import usage
 from rotation import operations
-from rotation.services import ticking
+from rotation.services import notifying, ticking
 
 log = structlog.get_logger("keyturn.tick")
 
@@ -21,12 +21,14 @@ Clock = Callable[[], datetime]
 
 @dataclass(frozen=True)
 class Beat:
-    """What one beat did: rotations looked at, operations carried out and failed in us, deliveries folded."""
+    """What one beat did: rotations looked at, operations carried out and failed in us, deliveries folded,
+    tries to send a notice."""
 
     rotations: int
     performed: int = 0
     failed: int = 0
     folded: int = 0
+    notified: int = 0
 
 
 def beat_and_perform(clock: Clock) -> Beat:
@@ -37,7 +39,9 @@ def beat_and_perform(clock: Clock) -> Beat:
     rung: deque[uuid.UUID] = deque()
     looked_at = ticking.tick(clock(), ring=rung.append)
     performed, failed = perform_all(rung, clock)
-    return Beat(looked_at, performed, failed, folded=usage.roll_up())
+    notifying.tick(clock(), ring=lambda _: None)
+    notified = notifying.deliver_due(clock)
+    return Beat(looked_at, performed, failed, folded=usage.roll_up(), notified=notified)
 
 
 def perform_all(rung: deque[uuid.UUID], clock: Clock) -> tuple[int, int]:

@@ -10,9 +10,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from keyvault import clock
-from rotation.services import ticking
+from rotation.services import notifying, ticking
 from rotation.services.performing import Beat, beat_and_perform
-from rotation.tasks import ring
+from rotation.tasks import ring, ring_channel
 
 
 class Command(BaseCommand):
@@ -32,6 +32,7 @@ class Command(BaseCommand):
             beat = beat_and_perform(clock.now)
         else:
             beat = Beat(ticking.tick(clock.now(), ring=ring))
+            notifying.tick(clock.now(), ring=ring_channel)
         if options["as_json"]:
             self.stdout.write(json.dumps(asdict(beat)))
         else:

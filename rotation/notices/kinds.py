@@ -1,0 +1,100 @@
+"""What there is to tell, how urgent each is, and the facts that a notice carries. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+
+class NoticeKind(StrEnum):
+    """The value is the ``type`` of a signed event."""
+
+    STARTED = "rotation.started"
+    APPROVAL_WANTED = "rotation.approval_wanted"
+    ATTENTION = "rotation.attention"
+    ROLLED_BACK = "rotation.rolled_back"
+    FINISHED = "rotation.finished"
+    CANCELLED = "rotation.cancelled"
+    LATE = "rotation.late"
+    STANDS = "rotation.stands"
+    STRAGGLERS = "rotation.stragglers"
+    UNDEAD_KEY = "rotation.undead_key"
+    EMERGENCY = "rotation.emergency"
+    EXPIRING = "key.expiring"
+    BEAT_DEAD = "keyturn.beat_dead"
+    TEST = "keyturn.test"
+
+
+# What can wait for the daily message. Everything else is told at once, whatever the channel says.
+CAN_WAIT = frozenset({NoticeKind.STARTED, NoticeKind.FINISHED, NoticeKind.CANCELLED})
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a notice tells: names, numbers and Keyturn's own sentences. Never a secret, nor what people typed.
+
+    ``at`` and ``since`` are ISO 8601 with zone; ``verbs`` are what a person may do now.
+    """
+
+    at: str
+    service: str = ""
+    environment: str = ""
+    rotation: str = ""
+    stage: str = ""
+    outgoing: int | None = None
+    incoming: int | None = None
+    code: str = ""
+    reason: str = ""
+    who: str = ""
+    level: str = ""
+    since: str = ""
+    verbs: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.service}/{self.environment}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value not in ("", None, ())}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Facts:
+        """The facts of a stored notice; a member of an older or newer Keyturn is passed over."""
+        known = {field.name for field in fields(cls)}
+        values = {name: value for name, value in document.items() if name in known}
+        return cls(**{**values, "verbs": tuple(values.get("verbs", ()))})
+
+
+def kind_of(name: str, *, trigger: str, code: str, stage: str, reason: str) -> NoticeKind | None:
+    """What a line of a rotation's timeline is to be told as; None where it interests nobody outside.
+
+    ``code`` is that of an attention, or of the incident that an escalation is about.
+    """
+    match name:
+        case "started":
+            return NoticeKind.EMERGENCY if trigger == "emergency" else NoticeKind.STARTED
+        case "advanced" if reason.startswith("emergency"):
+            return NoticeKind.EMERGENCY
+        case "attention" | "escalated":
+            return _OF_CODE.get(code, NoticeKind.ATTENTION)
+        case "finished":
+            # A rollback is told when it happens.
+            return _OF_END.get(stage)
+    return _OF_NAME.get(name)
+
+
+_OF_NAME = {
+    "approval:wanted": NoticeKind.APPROVAL_WANTED,
+    "rollback": NoticeKind.ROLLED_BACK,
+    "late": NoticeKind.LATE,
+    "stands": NoticeKind.STANDS,
+}
+_OF_CODE = {
+    "stragglers": NoticeKind.STRAGGLERS,
+    "undead_key": NoticeKind.UNDEAD_KEY,
+    "late": NoticeKind.LATE,
+    "stands": NoticeKind.STANDS,
+}
+_OF_END = {"succeeded": NoticeKind.FINISHED, "cancelled": NoticeKind.CANCELLED}

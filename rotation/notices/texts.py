@@ -1,0 +1,195 @@
+"""From facts to words: a subject, what happened, and what to do about it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rotation.notices.kinds import Facts, NoticeKind
+
+
+@dataclass(frozen=True)
+class Text:
+    """One notice in words. ``url`` is where to act; empty where there is no such page."""
+
+    subject: str
+    body: str
+    advice: str
+    url: str = ""
+
+    @property
+    def plain(self) -> str:
+        parts = [self.body, f"What to do: {self.advice}" if self.advice else "", self.url]
+        return "\n\n".join(part for part in parts if part)
+
+
+# What a person can do about each reason for attention; a reason that is not here is answered with its verbs.
+ADVICE = {
+    "supply_key": "Create a new key on the provider's page, open the rotation and paste it there.",
+    "confirm_revoked": "Revoke the old key on the provider's page, then confirm it on the rotation.",
+    "revoke_failed": "Revoke the old key on the provider's page and confirm it, or resume to ask once more.",
+    "possible_orphan": "Look on the provider's page for a key that nobody knows, revoke it, then resume.",
+    "quota_full": "Revoke a key that nobody uses on the provider's page, then resume.",
+    "verifier_broken": "Give the provider a probe of a path that really needs the key, then resume.",
+    "blocked": "Check the plan and the account at the provider, then resume.",
+    "no_probe": "Try the new key by hand. If it works, advance; if not, abort.",
+    "not_rotated": "The provider returned a key that is held already. Ask it why, then resume or abort.",
+    "overdue": "Read what the rotation waits for. Resume to give it more time, or abort to go back.",
+    "stragglers": "Restart or update the instances that are named, so that they fetch the new key. "
+    "Then resume. Force the revoke only if they may fail.",
+    "undead_key": "The provider still honours a key that was to be dead. Revoke it on the provider's page "
+    "and confirm it, or resume to ask once more.",
+    "late_use": "Find who still calls with the old key. Abort to enable it again, or advance to revoke it.",
+    "no_fallback": "There is no way back to the old key. Advance, or start an emergency.",
+    "no_safe_version": "The old key is compromised. Advance, or start an emergency.",
+    "enable_failed": "Enable the old key on the provider's page, then advance, or start an emergency.",
+    "disable_failed": "Resume to try again, or advance to revoke without the cool-off.",
+}
+
+
+def text_of(kind: NoticeKind, facts: Facts, *, base_url: str) -> Text:
+    """The words for one notice. ``base_url`` is the address of the console."""
+    subject, body, advice = _WRITERS[kind](facts)
+    if facts.level and facts.level != "owner":
+        body = f"Nobody has acted on this since {_moment(facts.since)}. {body}"
+        subject = f"Escalated: {subject}"
+    return Text(_one_line(subject), body, advice, _url(facts, base_url))
+
+
+def digest_of(texts: Sequence[Text], *, title: str) -> Text:
+    """One message for many notices, oldest first."""
+    blocks = [f"{n}. {text.subject}\n{text.plain}" for n, text in enumerate(texts, 1)]
+    return Text(_one_line(title), "\n\n".join(blocks), "")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+def _url(facts: Facts, base_url: str) -> str:
+    if facts.rotation:
+        return f"{base_url}/rotations/{facts.rotation}/"
+    return f"{base_url}/keys/{facts.key}/" if facts.service else f"{base_url}/"
+
+
+def _moment(iso: str) -> str:
+    return f"{iso[:16].replace('T', ' ')} UTC"
+
+
+def _versions(facts: Facts) -> str:
+    old = f"v{facts.outgoing}" if facts.outgoing else "no version"
+    return f"{old} to v{facts.incoming}" if facts.incoming else old
+
+
+def _because(facts: Facts) -> str:
+    return f": {facts.reason}." if facts.reason else "."
+
+
+Words = tuple[str, str, str]
+
+
+def _started(f: Facts) -> Words:
+    body = f"A rotation of {f.key} has begun, asked for by {f.who}. The key in use is {_versions(f)}."
+    return f"{f.key}: rotation started", body, "Nothing. Keyturn tells you when it needs you."
+
+
+def _approval(f: Facts) -> Words:
+    body = f"{f.who} asked for a rotation of {f.key} ({_versions(f)}). It waits{_because(f)}"
+    advice = f"Open the rotation, read its plan, and approve or abort it. {f.who} cannot approve it."
+    return f"{f.key}: approval wanted", body, advice
+
+
+def _attention(f: Facts) -> Words:
+    body = f"The rotation of {f.key} ({_versions(f)}) has stopped in stage {f.stage}{_because(f)}"
+    default = f"Open the rotation and choose one of: {', '.join(f.verbs) or 'what it offers'}."
+    return f"{f.key}: a person must act", body, ADVICE.get(f.code, default)
+
+
+def _rolled_back(f: Facts) -> Words:
+    body = f"The rotation of {f.key} was rolled back{_because(f)} Everybody has v{f.outgoing} again."
+    advice = "Read the timeline, remove the cause, then start the rotation again. Consumers need nothing."
+    return f"{f.key}: rolled back to v{f.outgoing}", body, advice
+
+
+def _finished(f: Facts) -> Words:
+    dead = f" v{f.outgoing} is revoked and proved dead." if f.outgoing else ""
+    return f"{f.key}: now on v{f.incoming}", f"The rotation of {f.key} is complete.{dead}", "Nothing."
+
+
+def _cancelled(f: Facts) -> Words:
+    body = f"The rotation of {f.key} was given up before a new key existed. v{f.outgoing} stays in use."
+    return f"{f.key}: rotation cancelled", body, "Start it again when you are ready."
+
+
+def _late(f: Facts) -> Words:
+    body = f"The rotation of {f.key} ({_versions(f)}) is past its deadline in stage {f.stage}{_because(f)}"
+    return f"{f.key}: rotation is late", body, ADVICE["overdue"]
+
+
+def _stands(f: Facts) -> Words:
+    body = f"The rotation of {f.key} ({_versions(f)}) stands still since {_moment(f.since)}{_because(f)}"
+    return f"{f.key}: rotation stands still", body, _STANDING.get(f.code, _STANDING[""])
+
+
+_STANDING = {
+    "": "Look at the rotation: it names whom or what it waits for. Pause it, advance it or abort it.",
+    "quiet": ADVICE["stragglers"],
+    "provider_incident": "Check the provider's status page and the plan. It goes on by itself afterwards.",
+    "consumer_misconfigured": "Mend the instance that is named: it sends no key at all.",
+    "affinity": "Let the open jobs end, or make their consumer keep one key for each job.",
+    "capacity": "Ask the provider for a higher rate for the new key, or shift more slowly.",
+    "too_few_samples": "See whether the consumers report; without reports or traffic nothing can be judged.",
+    "silent": "See why the instance that is named has fallen silent.",
+}
+
+
+def _stragglers(f: Facts) -> Words:
+    body = f"v{f.outgoing} of {f.key} cannot be revoked{_because(f)}"
+    return f"{f.key}: the old key is still in use", body, ADVICE["stragglers"]
+
+
+def _undead(f: Facts) -> Words:
+    body = f"A key of {f.key} was revoked and lives on{_because(f)}"
+    return f"{f.key}: a revoked key still works", body, ADVICE["undead_key"]
+
+
+def _emergency(f: Facts) -> Words:
+    body = f"{f.who} started an emergency: v{f.outgoing} of {f.key} is known to others and is being replaced."
+    advice = "Watch the rotation. Make sure that consumers fetch the new key, and look for misuse of the old."
+    return f"{f.key}: emergency", body, advice
+
+
+def _expiring(f: Facts) -> Words:
+    body = f"v{f.outgoing} of {f.key} expires at {_moment(f.since)}."
+    return f"{f.key}: v{f.outgoing} expires soon", body, "Start a rotation of this key before that."
+
+
+def _beat_dead(f: Facts) -> Words:
+    body = f"The scheduler was last seen at {_moment(f.since)}. Keys are delivered; rotations stand still."
+    return (
+        "Keyturn: the scheduler is not running",
+        body,
+        "Start it again; /readyz and its log say more.",
+    )
+
+
+def _test(f: Facts) -> Words:
+    return "Keyturn: a test", f"{f.who} sent this to try the channel.", "Nothing: it works."
+
+
+_WRITERS: dict[NoticeKind, Callable[[Facts], Words]] = {
+    NoticeKind.STARTED: _started,
+    NoticeKind.APPROVAL_WANTED: _approval,
+    NoticeKind.ATTENTION: _attention,
+    NoticeKind.ROLLED_BACK: _rolled_back,
+    NoticeKind.FINISHED: _finished,
+    NoticeKind.CANCELLED: _cancelled,
+    NoticeKind.LATE: _late,
+    NoticeKind.STANDS: _stands,
+    NoticeKind.STRAGGLERS: _stragglers,
+    NoticeKind.UNDEAD_KEY: _undead,
+    NoticeKind.EMERGENCY: _emergency,
+    NoticeKind.EXPIRING: _expiring,
+    NoticeKind.BEAT_DEAD: _beat_dead,
+    NoticeKind.TEST: _test,
+}
