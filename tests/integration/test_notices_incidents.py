@@ -73,6 +73,7 @@ def test_owner_then_lead_then_security_each_once(t: Telling, ladder: list[Channe
 
 def test_an_escalation_says_how_long_nobody_has_acted(t: Telling, ladder: list[Channel]) -> None:
     t.attention(t.house.start())
+    t.tick()
     t.tick(hours=1)
     event = json.loads(t.web.posted[-1].body)
     assert event["data"]["level"] == "lead"
