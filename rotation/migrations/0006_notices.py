@@ -10,7 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('keyvault', '0004_changes'),
-        ('rotation', '0004_breaker'),
+        ('rotation', '0005_emergency_runs'),
     ]
 
     operations = [
