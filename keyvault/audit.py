@@ -93,6 +93,9 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "channel:removed": frozenset({"channel"}),
     "channel:secret:rotated": frozenset({"channel"}),
     "channel:tested": frozenset({"channel"}),
+    "drift:found": frozenset({"provider", "kind", "version", "provider_key_id"}),
+    "drift:gone": frozenset({"provider", "kind", "version", "provider_key_id"}),
+    "database:restored": frozenset({"rotations", "sequence", "lost"}),
     "kek:promoted": frozenset({"environment", "kid", "was"}),
     "kek:rewrapped": frozenset({"environment", "kid", "rows"}),
 }

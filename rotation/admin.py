@@ -30,3 +30,14 @@ columns(models.Channel, "slug", "team", "kind", "level", "enabled", "failing_sin
 columns(models.Notice, "created_at", "channel", "kind", "state", "tries", "message", related=("channel",))
 columns(models.Incident, "opened_at", "rotation", "code", "level", "closed_at", "closed_by")
 columns(models.Approval, "rotation", "transition", "user", "expires_at", related=("rotation", "user"))
+columns(
+    models.Finding,
+    "found_at",
+    "provider",
+    "kind",
+    "version",
+    "label",
+    "detail",
+    "gone_at",
+    related=("provider", "version__key__service", "version__key__environment"),
+)

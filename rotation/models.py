@@ -341,3 +341,45 @@ class EmergencyItem(UUIDModel):
                 name="emergency_item_state",
             ),
         ]
+
+
+class FindingQuerySet(models.QuerySet["Finding"]):
+    def for_actor(self, actor: Actor) -> Self:
+        """Keys that nobody owns are the business of those who see everything."""
+        return self if actor.sees_everything else self.filter(key__service__team_id__in=actor.team_ids)
+
+    def open(self) -> Self:
+        return self.filter(gone_at=None)
+
+
+class Finding(UUIDModel):
+    """A difference between a provider's keys and ours. Written by ``services.drifting``."""
+
+    provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="findings")
+    key = models.ForeignKey(Key, null=True, blank=True, on_delete=models.CASCADE, related_name="findings")
+    version = models.ForeignKey(KeyVersion, null=True, blank=True, on_delete=models.CASCADE, related_name="+")
+    kind = models.CharField(max_length=16)  # missing | undead | unowned | unchecked
+    provider_key_id = models.CharField(max_length=200, blank=True)
+    label = models.CharField(max_length=200, blank=True)
+    detail = models.CharField(max_length=500)
+    found_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
+    gone_at = models.DateTimeField(null=True, blank=True)
+
+    objects = FindingQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-found_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["provider", "kind", "version", "provider_key_id"],
+                condition=Q(gone_at=None),
+                name="finding_open_once",
+            ),
+            # NULLs differ from each other, so what has no version needs a constraint of its own.
+            models.UniqueConstraint(
+                fields=["provider", "kind", "provider_key_id"],
+                condition=Q(gone_at=None, version=None),
+                name="finding_unowned_once",
+            ),
+        ]

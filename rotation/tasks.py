@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 from keyvault import clock
 from rotation import operations
 from rotation.notices.delivering import step
-from rotation.services import notifying, ticking
+from rotation.services import drifting, notifying, ticking
 
 log = structlog.get_logger("keyturn.tasks")
 
@@ -57,3 +57,18 @@ def notify(channel_id: str) -> int:
             return tries
     ring_channel(channel)
     return IN_ONE_TASK
+
+
+@shared_task(name="rotation.tasks.drift")
+def drift() -> int:
+    """Have every provider looked at; returns how many there are."""
+    wanted = [provider.slug for provider in drifting.providers()]
+    for slug in wanted:
+        look_for_drift.delay(slug)
+    return len(wanted)
+
+
+@shared_task(name="rotation.tasks.look_for_drift")
+def look_for_drift(slug: str) -> int:
+    """Look at one provider; returns how many differences are open."""
+    return sum(len(found) for found in drifting.check_all([slug], clock.now()).values())

@@ -69,6 +69,9 @@ _SENTENCES: Mapping[str, str] = {
     "emergency:resumed": "resumed an emergency",
     "emergency:finished": "finished an emergency",
     "leak:reported": "reported a leak",
+    "drift:found": "found a difference at {provider}: {kind}",
+    "drift:gone": "no longer finds a difference at {provider}: {kind}",
+    "database:restored": "found the database restored from a backup, and stopped {rotations} rotations",
     "kek:promoted": "made {kid} the primary KEK of {environment}",
     "kek:rewrapped": "rewrapped {rows} versions in {environment}",
 }

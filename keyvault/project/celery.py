@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from celery import Celery
+from celery.schedules import crontab
 from celery.signals import setup_logging
 from django.conf import settings
 
@@ -28,6 +29,8 @@ app.conf.beat_schedule = {
         # A tick that waited longer than the next one is not worth running.
         "options": {"expires": 4.0 * settings.KEYTURN_TICK},
     },
+    # At night, by UTC: it asks providers about every key.
+    "drift": {"task": "rotation.tasks.drift", "schedule": crontab(hour="3", minute="17")},
     # Often, because readers go through what is not folded yet row by row.
     "roll-up": {"task": "keyvault.tasks.roll_up", "schedule": 10.0, "options": {"expires": 40.0}},
 }

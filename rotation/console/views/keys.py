@@ -47,6 +47,7 @@ def key_page(request: HttpRequest, service: str, environment: str) -> HttpRespon
         "key": key,
         "standing": standing_of(key, rotation, schedule, now),
         "rotation": rotation,
+        "drift": key.findings.open().select_related("version"),
         "schedule": schedule,
         "policy": schedule.policy if schedule else policies.policy_for(key),
         "versions": [_labelled(key, version) for version in versions],

@@ -18,10 +18,11 @@ from keyvault.models import Consumer, Key, Service, Team
 from rotation.console.live import live
 from rotation.console.rail import Stop, rail
 from rotation.console.standing import DUE_SOON
-from rotation.models import KeySchedule, Rotation
+from rotation.models import Finding, KeySchedule, Rotation
 from rotation.policy import from_json
 from rotation.services.verbs import verbs_of
 
+DRIFT_SHOWN = 20
 RUNNING_SHOWN, DUE_SHOWN, EVENTS_SHOWN = 12, 10, 10
 
 # What a person will most likely do about an attention: the words on the link to the rotation.
@@ -76,13 +77,20 @@ def _context(actor: Actor, now: datetime) -> dict[str, Any]:
         .select_related("service", "environment")
         .exclude(id__in=busy)[:20]
     )
+    drift = list(
+        Finding.objects.for_actor(actor)
+        .open()
+        .select_related("provider", "key__service", "key__environment", "version")[:200]
+    )
     return {
         "held": held,
         "running": [Running(r, rail(r, from_json(r.policy))) for r in open_ones[:RUNNING_SHOWN]],
         "running_count": len(open_ones),
         "needed": needed,
         "leaked": leaked,
-        "needed_count": len(needed) + len(leaked),
+        "drift": drift[:DRIFT_SHOWN],
+        "drift_more": max(0, len(drift) - DRIFT_SHOWN),
+        "needed_count": len(needed) + len(leaked) + len(drift),
         "due": [s for s in due if s.next_rotation_at and s.next_rotation_at > now and s.key_id not in busy],
         "overdue": [
             s for s in due if s.next_rotation_at and s.next_rotation_at <= now and s.key_id not in busy
