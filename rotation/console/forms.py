@@ -8,6 +8,7 @@ from django import forms
 
 from keyvault.actors import Actor
 from keyvault.console.forms import ReasonField, SecretField, managed_teams
+from keyvault.crypto.secret import Secret
 from keyvault.models import Environment, Service
 from rotation.console.choices import Choice
 from rotation.models import RotationPolicy
@@ -90,6 +91,74 @@ class EmergencyForm(forms.Form):
     def __init__(self, *args: Any, confirm: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["confirm"] = ConfirmField(confirm)
+
+
+MODES = (
+    ("replace", "Replace, then kill: consumers move to new keys at once, then the leaked ones are revoked"),
+    ("kill", "Kill now: the leaked keys are revoked first; consumers fail until the new ones are there"),
+)
+
+
+class ChooseForm(forms.Form):
+    """Which keys; in the address, so that a plan can be looked at again. Secrets are never chosen here."""
+
+    scope = forms.ChoiceField(
+        label="All keys",
+        choices=[
+            ("team", "of a team"),
+            ("provider", "at a provider"),
+            ("environment", "of an environment"),
+            ("service", "of a service"),
+            ("person", "that a person has revealed or pasted"),
+        ],
+    )
+    name = forms.CharField(
+        label="Its name",
+        max_length=150,
+        widget=forms.TextInput(attrs={"class": "mono", "autocomplete": "off"}),
+    )
+    mode = forms.ChoiceField(label="What comes first", choices=MODES, widget=forms.RadioSelect)
+    reachable = forms.BooleanField(
+        label="Of a person: also what could have been revealed as lead of a team", required=False
+    )
+
+
+class RunReasonForm(forms.Form):
+    reason = ReasonField()
+
+
+class ConfirmRunForm(RunReasonForm):
+    plan = forms.CharField(max_length=64, widget=forms.HiddenInput)
+    count = forms.IntegerField(
+        min_value=0,
+        label="How many are started?",
+        help_text="The number that the plan shows. It is typed to confirm.",
+        widget=forms.NumberInput(attrs={"autocomplete": "off"}),
+    )
+
+
+class StartRunForm(ConfirmRunForm):
+    pass
+
+
+class LeakField(SecretField):
+    """What we issue ourselves, keys and tokens, leaks as well."""
+
+    def clean(self, value: Any) -> Secret | None:
+        try:
+            return super().clean(value)
+        except forms.ValidationError as error:
+            if error.code == "own_token":
+                return Secret(value)
+            raise
+
+
+class LeakForm(forms.Form):
+    secret = LeakField(
+        label="The secret",
+        help_text="Exactly as it was found. It is compared with what is held here, and not kept.",
+    )
+    reason = ReasonField()
 
 
 class NewKeyForm(forms.Form):

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from rotation.console.views import (
+    emergencies,
     emergency,
     keys,
     matrix,
@@ -22,6 +23,10 @@ urlpatterns = [
     path("keys/<slug:service>/<slug:environment>/policy/", keys.assign_policy, name="console-key-policy"),
     path("keys/<slug:service>/<slug:environment>/rotate/", starting.start, name="console-rotate"),
     path("keys/<slug:service>/<slug:environment>/emergency/", emergency.emergency, name="console-emergency"),
+    path("emergency/", emergencies.emergencies, name="console-emergencies"),
+    path("emergency/<uuid:run_id>/", emergencies.emergency_run, name="console-emergency-run"),
+    path("emergency/<uuid:run_id>/<slug:verb>/", emergencies.run_verb, name="console-emergency-verb"),
+    path("leaks/new/", emergencies.report_leak, name="console-leak"),
     path("rotations/", rotations.rotations, name="console-rotations"),
     path("rotations/<uuid:rotation_id>/", rotations.rotation, name="console-rotation"),
     path("rotations/<uuid:rotation_id>/supply/", supply.supply, name="console-supply"),

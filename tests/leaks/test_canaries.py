@@ -204,6 +204,8 @@ def _make_mistakes(i: Installation, token: str) -> None:
     i.call("GET", "/v1/keys/photos/prod/", token=wrong)
     i.call("GET", "/v1/teams/", token=i.canaries["consumer token"][:-1] + "!")
     i.call("POST", "/v1/emergency/", {"leak": wrong, "mode": "replace", "reason": "r", "dry_run": True})
+    for secret in (wrong, i.canaries["imported secret"], token):
+        i.call("POST", "/v1/leaks/", {"secret": secret, "reason": "found in the open"})
 
 
 def _look_around(i: Installation) -> None:

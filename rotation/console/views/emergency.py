@@ -34,7 +34,13 @@ def _confirmed(request: HttpRequest, service: str, environment: str) -> HttpResp
     key = find_key(actor, service, environment)
     form = EmergencyForm(request.POST if request.method == "POST" else None, confirm=str(key))
     if not form.is_valid():
-        context = {"key": key, "form": form, "readers": latest_readers(key, now)}
+        context = {
+            "key": key,
+            "form": form,
+            "readers": latest_readers(key, now),
+            "open_jobs": emergencies.open_jobs_of(key.current) if key.current is not None else 0,
+            "last": key.current is not None and emergencies.is_last(key, key.current),
+        }
         return render(request, "rotation/emergency.html", context, status=422 if form.is_bound else 200)
     rotation = emergencies.emergency(
         actor,
