@@ -167,7 +167,7 @@ def test_it_stays_up_and_the_console_shows_what_was_told(
         page = browser.open(url).read().decode()
         assert stage.replace("_", " ") in page.lower()
     demo.process.send_signal(signal.SIGINT)
-    assert demo.process.wait(SECONDS) == 0, text
+    assert demo.process.wait(SECONDS) == 0, demo.errors.read_text()
     assert not answers(free_port)
     assert processes_of(data) == []
 

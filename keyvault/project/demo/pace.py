@@ -16,7 +16,7 @@ USUAL: Final = 7200.0  # at speed 1 two hours of the policy take a second
 # judged in real time, on a machine that also runs everything else.
 _FLOORS: Final[Mapping[str, float]] = {
     "monitor": 3.0,
-    "quiet": 3.0,
+    "quiet": 8.0,  # longer than a token and a report of its use may take together, on a machine that is slow
     "cool_off": 2.0,
     "deadline": 1800.0,
     "window": 8.0,
@@ -24,7 +24,7 @@ _FLOORS: Final[Mapping[str, float]] = {
     "refresh": 2.0,
 }
 _HOLD_FLOOR: Final = 3.0
-_TOKEN_FLOOR: Final = 6.0
+_TOKEN_FLOOR: Final = 5.0
 _SAMPLES: Final = 5  # in a window of seconds there is not room for as many requests as in minutes
 
 

@@ -27,7 +27,8 @@ def test_no_time_falls_below_what_consumers_need() -> None:
     assert min(step.hold for step in policy.steps) >= timedelta(seconds=1)
     assert policy.monitor >= timedelta(seconds=1)
     assert policy.window >= 3 * policy.refresh
-    assert policy.deadline >= timedelta(minutes=1)
+    assert policy.deadline >= timedelta(minutes=10)
+    assert policy.quiet_needed > timedelta(seconds=Pace(1e9).token_seconds(600)) + policy.refresh
 
 
 def test_a_slow_demo_has_the_times_of_life() -> None:
@@ -64,7 +65,7 @@ def test_an_emergency_takes_seconds_and_keeps_what_makes_it_one() -> None:
 
 
 def test_a_derived_token_lives_whole_seconds_and_never_longer_than_in_life() -> None:
-    assert Pace(1).token_seconds(600) == 6
+    assert Pace(1).token_seconds(600) == 5
     assert Pace(1 / USUAL).token_seconds(600) == 600
     assert Pace(1 / USUAL * 60).token_seconds(600) == 10
 
