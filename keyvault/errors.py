@@ -46,6 +46,7 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "not_acceptable": (406, "Answers are JSON only."),
     # 409, 410, 412
     "rotation_in_progress": (409, "A rotation of this key is already open."),
+    "rehearsal_required": (409, "It has to be rotated in a lower environment first."),
     "invalid_transition": (409, "This is not possible in the present state."),
     "idempotency_in_flight": (409, "A request with this idempotency key is still being worked on."),
     "version_gone": (410, "This version no longer exists."),

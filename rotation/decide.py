@@ -28,6 +28,7 @@ from rotation.facts import (
     Verb,
     Wait,
 )
+from rotation.gates import approval_missing, closed, late, passes_half, patience
 from rotation.judge import FAILED_CHECKS, PASSES_NEEDED, Verdict
 
 PROPAGATION_BUDGET = timedelta(minutes=5)
@@ -116,16 +117,17 @@ def _stopped(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -
 
 def _overdue(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -> Action | None:
     """Past its deadline it asks for a person, and names the stragglers; it never revokes for being late."""
-    if now < r.deadline_at or r.stage is Stage.REVOKE:
+    if not late(r, now) or r.stage is Stage.REVOKE:
         return None
     if r.stage is Stage.MONITOR and r.monitored >= r.policy.monitor and seen.offenders:
         names = ", ".join(offender.who for offender in seen.offenders[:5])
         return Attention(
             "stragglers",
             f"the outgoing key is still in use: {names}",
-            (Verb.RESUME, Verb.FORCE_REVOKE, Verb.ABORT),
+            (Verb.EXTEND, Verb.FORCE_REVOKE, Verb.ABORT, Verb.RESUME),
         )
-    return Attention("overdue", f"not finished in time: {verdict.reason}", (Verb.RESUME, Verb.ABORT))
+    verbs = (Verb.EXTEND, Verb.ABORT, Verb.RESUME)
+    return Attention("overdue", f"not finished in time: {verdict.reason}", verbs)
 
 
 # Stages --------------------------------------------------------------------------------------------
@@ -133,12 +135,9 @@ def _overdue(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -
 
 def _requested(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -> Action:
     """Approvals to start, then the windows and freezes of the policy."""
-    missing = r.policy.approvals.get("start", 0) - seen.approvals.get("start", 0)
-    if missing > 0:
-        return Wait(f"{missing} more approval(s) to start", _later(r, now), code="approval_start")
-    blocked = r.policy.blocked(now)
-    if blocked:
-        return Wait(blocked, _later(r, now), code="window")
+    wait = approval_missing(r, seen, "start", patience(r, now)) or closed(r, now, look=r.deadline_at)
+    if wait is not None:
+        return wait
     return Enter(Stage.DEPLOY, "approved" if r.policy.approvals.get("start") else "started")
 
 
@@ -231,20 +230,27 @@ def _shift(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -> 
             return SetWeight(last, 100)
         return Enter(Stage.MONITOR, "the provider killed the outgoing key; everybody needs the new one")
     if r.weight < steps[r.step].weight:
-        return SetWeight(r.step, steps[r.step].weight)
+        return _raise(r, seen, r.step, now)
     held_until = r.step_entered_at + steps[r.step].hold
     if not r.advance_asked:
-        blocked = r.policy.blocked(now)
-        if blocked:
-            return Wait(blocked, _later(r, now), code="window")
+        wait = closed(r, now, look=_later(r, now))
+        if wait is not None:
+            return wait  # the weight stays; both keys go on being judged
         if now < held_until:
             until = min(held_until, _later(r, now))
             return Wait(f"on {r.weight} % until {held_until:%H:%M:%S} UTC", until, code="hold")
         if not _enough_passes(r, verdict):
             return Wait(verdict.reason, _later(r, now), code=verdict.code)
     if r.step < last:
-        return SetWeight(r.step + 1, steps[r.step + 1].weight)
+        return _raise(r, seen, r.step + 1, now)
     return Enter(Stage.MONITOR, "the last step was held and passed")
+
+
+def _raise(r: Snapshot, seen: Observations, step: int, now: datetime) -> Action:
+    """The weight of this step; the one that goes past half of the instances may need an approval."""
+    weight = r.policy.steps[step].weight
+    wait = approval_missing(r, seen, "shift_past_50", _later(r, now)) if passes_half(r, weight) else None
+    return wait or SetWeight(step, weight)
 
 
 def _enough_passes(r: Snapshot, verdict: Verdict) -> bool:
@@ -276,12 +282,11 @@ def _monitor(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -
         return Wait(
             f"outgoing version still in use by {first.who}: {first.why}{more}", _later(r, now), code="quiet"
         )
-    missing = r.policy.approvals.get("revoke", 0) - seen.approvals.get("revoke", 0)
-    if missing > 0:
-        return Wait(f"{missing} more approval(s) to revoke", _later(r, now), code="approval_revoke")
-    blocked = r.policy.blocked(now)
-    if blocked and not r.outgoing_compromised:
-        return Wait(blocked, _later(r, now), code="window")
+    wait = approval_missing(r, seen, "revoke", _later(r, now))
+    if wait is None and not r.outgoing_compromised:
+        wait = closed(r, now, look=_later(r, now))
+    if wait is not None:
+        return wait
     return Enter(Stage.REVOKE, "quiet time over" if forced else "monitored, and nobody uses the outgoing key")
 
 
@@ -392,7 +397,7 @@ def allowed_verbs(
         return attention_verbs if r.attention else ()
     verbs: list[Verb] = list(attention_verbs if r.attention else ())
     if wants_approval or (r.stage is Stage.MONITOR and r.has_outgoing):
-        verbs.append(Verb.APPROVE)  # in monitor: the revoke, also one that has to be forced
+        verbs.append(Verb.APPROVE)  # in monitor: also one that has to be forced
     if not r.attention and not r.abort_asked:
         verbs.append(Verb.RESUME if r.paused else Verb.PAUSE)
     if r.stage is Stage.DEPLOY and not r.incoming_held:
@@ -402,7 +407,7 @@ def allowed_verbs(
     if r.stage is Stage.MONITOR and r.has_outgoing:
         verbs.append(Verb.FORCE_REVOKE)
     if not r.revoke_asked and not r.abort_asked:
-        verbs.append(Verb.ABORT)
+        verbs += [Verb.EXTEND, Verb.ABORT]
     if r.stage is Stage.REVOKE and r.revoke_asked:
         verbs.append(Verb.EMERGENCY)
     return tuple(dict.fromkeys(verbs))

@@ -20,6 +20,7 @@ from keyvault.actors import SYSTEM, Actor
 from keyvault.domain import State
 from keyvault.models import KeyVersion
 from keyvault.services import keys as key_services
+from rotation.dates import due_of
 from rotation.decide import clean_up, decide, probes_due
 from rotation.facts import (
     TERMINAL,
@@ -42,7 +43,7 @@ from rotation.models import KeySchedule, Operation, Rotation, RotationEvent, Rot
 from rotation.notices.writing import note
 from rotation.observe import observe, quiet_proof, snapshot
 from rotation.policy import Policy, format_duration, from_json
-from rotation.schedule import next_due
+from rotation.schedule import RETRY_AFTER
 
 # More than the longest run of actions that need no answer from outside; a bound, not a pace.
 ACTIONS_AT_ONCE = 12
@@ -295,6 +296,11 @@ def _enter_plainly(rotation: Rotation, policy: Policy, seen: Observations, now: 
     rotation.last_check_at = None
 
 
+def _enter_deploy(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
+    # Waiting for an approval or a window is no delay of the work itself.
+    rotation.deadline_at = max(rotation.deadline_at, now + policy.deadline)
+
+
 def _enter_shift(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
     check = seen.operations.get((Kind.VERIFY, Side.INCOMING))
     if check is not None and check.outcome == "outgoing_dead":
@@ -359,6 +365,7 @@ def _enter_cancelled(rotation: Rotation, policy: Policy, seen: Observations, now
 
 
 _ENTRIES: dict[Stage, Callable[[Rotation, Policy, Observations, datetime], None]] = {
+    Stage.DEPLOY: _enter_deploy,
     Stage.SHIFT: _enter_shift,
     Stage.MONITOR: _enter_monitor,
     Stage.REVOKE: _enter_revoke,
@@ -375,9 +382,19 @@ def _finish(rotation: Rotation, now: datetime, *, check_at: datetime | None) -> 
     if schedule is not None:
         if rotation.stage == Stage.SUCCEEDED:
             schedule.last_rotation_at = now
-        schedule.next_rotation_at = next_due(schedule.policy.value, rotation.key_id, now)
-        schedule.save()
+        _set_date(schedule, rotation, now)
     event(rotation, "finished", reason=str(rotation.stage), now=now, stage=str(rotation.stage))
+
+
+def _set_date(schedule: KeySchedule, rotation: Rotation, now: datetime) -> None:
+    due = due_of(rotation.key, schedule.policy.value, since=now)
+    at = due.at if due is not None else None
+    if at is not None and rotation.stage != Stage.SUCCEEDED:
+        at = max(at, now + RETRY_AFTER)
+    schedule.next_rotation_at = at
+    schedule.trigger, schedule.reason = (due.trigger, due.reason[:500]) if due else ("schedule", "")
+    schedule.held_until, schedule.held_code, schedule.held_reason = None, "", ""
+    schedule.save()
 
 
 def _roll_back(rotation: Rotation, action: Rollback, seen: Observations, now: datetime) -> None:

@@ -80,6 +80,7 @@ class Verb(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     ADVANCE = "advance"
+    EXTEND = "extend"
     ABORT = "abort"
     SUPPLY = "supply"
     CONFIRM_REVOKED = "confirm-revoked"
@@ -189,7 +190,8 @@ class Observations:
     offenders: tuple[Offender, ...] = ()
     shares: Shares = field(default_factory=lambda: Shares(0))
     operations: Mapping[tuple[Kind, Side], OperationView] = field(default_factory=dict)
-    approvals: Mapping[str, int] = field(default_factory=dict)
+    approvals: Mapping[str, int] = field(default_factory=dict)  # people, per transition
+    lapsed: Mapping[str, str] = field(default_factory=dict)  # why approvals of a transition do not count
     can_issue: bool = False
     can_disable: bool = False
     can_revoke: bool = False

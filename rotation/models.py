@@ -45,12 +45,19 @@ class RotationPolicy(UUIDModel):
 
 
 class KeySchedule(UUIDModel):
-    """Which policy a key follows and when it is due. Written by ``services``."""
+    """Which policy a key follows and when it is due. Written by ``services`` and the engine."""
 
     key = models.OneToOneField(Key, on_delete=models.CASCADE, related_name="schedule")
     policy = models.ForeignKey(RotationPolicy, on_delete=models.PROTECT, related_name="schedules")
     next_rotation_at = models.DateTimeField(null=True, blank=True)
     last_rotation_at = models.DateTimeField(null=True, blank=True)
+    # What set the date: schedule | expiry | max_age | revealed | member_left | reported
+    trigger = models.CharField(max_length=16, default="schedule")
+    reason = models.CharField(max_length=500, blank=True)
+    # A due key that cannot start keeps its date; it is looked at again then, and people see why.
+    held_until = models.DateTimeField(null=True, blank=True)
+    held_code = models.CharField(max_length=32, blank=True)
+    held_reason = models.CharField(max_length=500, blank=True)
 
     class Meta:
         indexes = [
@@ -74,9 +81,10 @@ class Rotation(UUIDModel):
     key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="rotations")
     policy_slug = models.CharField(max_length=63)
     policy = models.JSONField()  # the policy as it was when this rotation started
-    trigger = models.CharField(max_length=16)  # schedule | person | api | first | emergency
+    trigger = models.CharField(max_length=16)  # person | api | first | emergency, or that of the schedule
     reason = models.CharField(max_length=500, blank=True)
     requested_by = models.CharField(max_length=150)
+    requester = models.ForeignKey(User, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     outgoing = models.ForeignKey(
         KeyVersion, null=True, blank=True, on_delete=models.PROTECT, related_name="replaced_in"
     )
@@ -228,8 +236,9 @@ class Approval(UUIDModel):
     """A person's yes to one transition of one rotation. Written by ``services``."""
 
     rotation = models.ForeignKey(Rotation, on_delete=models.CASCADE, related_name="approvals")
-    transition = models.CharField(max_length=16)  # start | revoke
+    transition = models.CharField(max_length=16)  # one of policy.APPROVALS
     user = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    plan = models.CharField(max_length=64, blank=True)  # digest of what was approved
     reason = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
@@ -382,4 +391,26 @@ class Finding(UUIDModel):
                 condition=Q(gone_at=None, version=None),
                 name="finding_unowned_once",
             ),
+        ]
+
+
+class Exposure(UUIDModel):
+    """More people know a version than should; this sets a date. Written by ``services.exposure``."""
+
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="exposures")
+    version = models.ForeignKey(KeyVersion, on_delete=models.PROTECT, related_name="exposures")
+    cause = models.CharField(max_length=16)  # one of policy.EXPOSURES
+    who = models.CharField(max_length=150, blank=True)
+    reason = models.CharField(max_length=500, blank=True)
+    at = models.DateTimeField()
+    sequence = models.BigIntegerField(null=True, blank=True, unique=True)  # the audit event that tells of it
+
+    class Meta:
+        ordering = ["at"]
+        indexes = [models.Index(fields=["version", "cause"], name="exposure_version")]
+        constraints = [
+            # A person who left stays gone: one date for it, however often it is looked at.
+            models.UniqueConstraint(
+                fields=["version", "who"], condition=Q(cause="member_left"), name="exposure_left_once"
+            )
         ]

@@ -8,13 +8,14 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Max, Q, Sum
+from django.db.models import Max, Q, Sum
 
 from keyvault import jobs, readers, verifiers
 from keyvault.domain import Instance, Split, State, gets_pending
 from keyvault.models import KeyVersion, UsageLine
 from keyvault.models.activity import OUTCOMES
 from rotation import specs
+from rotation.approvals import approvals_of, counted, lapses
 from rotation.facts import (
     FAILURES,
     Clause,
@@ -30,8 +31,8 @@ from rotation.facts import (
     Snapshot,
     Stage,
 )
-from rotation.models import Approval, Operation, Rotation
-from rotation.policy import Policy, from_json
+from rotation.models import Operation, Rotation
+from rotation.policy import APPROVALS, Policy, from_json
 
 ACTIVE_INSTANCE = timedelta(days=7)
 
@@ -79,6 +80,7 @@ def observe(rotation: Rotation, now: datetime) -> Observations:
     given = readers.given(rotation.key_id, now - _activity_span(policy))
     active = {(one.consumer, one.instance) for one in given} if shifting else set()
     assigned = _assigned(rotation, active)
+    given_approvals = approvals_of(rotation, now)
     return Observations(
         incoming=incoming,
         outgoing=outgoing,
@@ -88,7 +90,8 @@ def observe(rotation: Rotation, now: datetime) -> Observations:
         offenders=offenders(rotation, policy, now) if rotation.stage == Stage.MONITOR else (),
         shares=_shares(rotation, active, assigned, given, (incoming, outgoing)),
         operations=operations,
-        approvals=_approvals(rotation, now),
+        approvals={transition: counted(given_approvals, transition) for transition in APPROVALS},
+        lapsed=lapses(given_approvals),
         can_issue=able.issue,
         can_disable=able.disable and bool(rotation.outgoing and rotation.outgoing.provider_key_id)
         if provider.driver == "http"
@@ -230,11 +233,6 @@ def _shares(
 
 def _percent(part: int, total: int) -> float | None:
     return round(100 * part / total, 1) if total else None
-
-
-def _approvals(rotation: Rotation, now: datetime) -> dict[str, int]:
-    rows = Approval.objects.filter(rotation=rotation, expires_at__gt=now)
-    return dict(rows.values_list("transition").annotate(n=Count("user", distinct=True)))
 
 
 def _quota_full(rotation: Rotation) -> bool:

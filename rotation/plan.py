@@ -6,7 +6,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -17,22 +17,15 @@ from keyvault.domain import Split, State, gets_pending
 from keyvault.keystore import keys
 from keyvault.models import Consumer, Key, KeyVersion, Provider
 from rotation import specs
+from rotation.dates import rehearsal_missing
 from rotation.drivers.base import Capabilities
-from rotation.facts import Kind, Stage
+from rotation.facts import Stage
 from rotation.judge import PASSES_NEEDED
 from rotation.models import Rotation
 from rotation.observe import ACTIVE_INSTANCE
-from rotation.policy import Policy
-
-
-@dataclass(frozen=True)
-class PlannedCall:
-    """One thing to be asked of the provider, by its driver or by a person on the provider's page."""
-
-    operation: str
-    side: str
-    by: str  # driver | person
-    note: str = ""
+from rotation.planned import PlannedCall as PlannedCall
+from rotation.planned import cools_off, next_number, plan_digest, planned_calls
+from rotation.policy import APPROVALS, Policy
 
 
 @dataclass(frozen=True)
@@ -84,6 +77,7 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     stages: tuple[tuple[str, datetime], ...]  # the earliest time of each stage, if all goes well
     approvals: Mapping[str, int]
+    digest: str  # what approvals are bound to; it does not change with time
     unmet: tuple[Unmet, ...]
 
 
@@ -102,7 +96,7 @@ def plan(key: Key, policy: Policy, slug: str, *, now: datetime) -> Plan:
     provider = key.service.provider
     able = specs.capabilities(provider)
     probed = specs.can_probe(provider)
-    last = key.versions.order_by("-number").values_list("number", flat=True).first() or 0
+    incoming = next_number(key)
     quota = _quota(key)
     steps, stages = _times(key, policy, able, now)
     return Plan(
@@ -110,12 +104,13 @@ def plan(key: Key, policy: Policy, slug: str, *, now: datetime) -> Plan:
         environment=key.environment.slug,
         policy=slug,
         outgoing=key.current.number if key.current else None,
-        incoming=last + 1,
-        calls=_calls(key, policy, able, probed=probed),
+        incoming=incoming,
+        calls=planned_calls(key, key.current, policy),
         quota=quota,
         steps=steps,
         stages=stages,
-        approvals=dict(policy.approvals),
+        approvals={name: policy.approvals.get(name, 0) for name in APPROVALS},
+        digest=plan_digest(key, key.current, incoming, policy),
         unmet=_unmet(key, provider, policy, able, quota, probed=probed, now=now),
     )
 
@@ -130,42 +125,6 @@ def to_json(planned: Plan) -> dict[str, Any]:
 def _quota(key: Key) -> Quota:
     live = KeyVersion.objects.filter(key=key, state__in=[State.ACTIVE, State.DISABLED]).count()
     return Quota(limit=key.service.provider.max_keys, used=live)
-
-
-def _calls(key: Key, policy: Policy, able: Capabilities, *, probed: bool) -> tuple[PlannedCall, ...]:
-    def who(can: bool) -> str:
-        return "driver" if can else "person"
-
-    calls = [
-        PlannedCall(
-            Kind.ISSUE, "incoming", who(able.issue), "" if able.issue else "create it, then supply it"
-        )
-    ]
-    if probed:
-        calls.append(PlannedCall(Kind.VERIFY, "incoming", "driver", "with a garbled key as negative control"))
-        if key.current is not None:
-            every = int(policy.probe_every.total_seconds())
-            calls.append(
-                PlannedCall(Kind.PROBE, "both", "driver", f"every {every} s while both are honoured")
-            )
-    else:
-        calls.append(PlannedCall(Kind.VERIFY, "incoming", "person", "this provider has no probe"))
-    if key.current is None:
-        return tuple(calls)
-    if _cools_off(key, policy, able):
-        calls.append(PlannedCall(Kind.DISABLE, "outgoing", "driver", "can be undone during the cool-off"))
-    calls.append(
-        PlannedCall(Kind.REVOKE, "outgoing", who(able.revoke), "" if able.revoke else "then confirm it")
-    )
-    if probed:
-        calls.append(PlannedCall(Kind.CONFIRM, "outgoing", "driver", "the provider must refuse it"))
-    return tuple(calls)
-
-
-def _cools_off(key: Key, policy: Policy, able: Capabilities) -> bool:
-    """Whether the outgoing version is disabled for a while first, as the engine decides it."""
-    named = key.service.provider.driver != "http" or bool(key.current and key.current.provider_key_id)
-    return able.disable and named and policy.cool_off > timedelta(0)
 
 
 def _times(
@@ -194,7 +153,7 @@ def _times(
     stages.append((Stage.MONITOR, at))
     at += max(policy.monitor, policy.quiet_needed)
     stages.append((Stage.REVOKE, at))
-    if _cools_off(key, policy, able):
+    if cools_off(key, key.current, policy, able):
         at += policy.cool_off
     stages.append((Stage.SUCCEEDED, at))
     return tuple(steps), tuple(stages)
@@ -227,9 +186,12 @@ def _unmet(
         found.append(
             Unmet("rotation_in_progress", f"Another rotation is open ({other.stage}).", blocking=True)
         )
-    blocked = policy.blocked(now)
-    if blocked:
-        found.append(Unmet("window", f"Not now: {blocked}.", blocking=False))
+    shut = policy.closed(now)
+    if shut is not None:
+        found.append(Unmet("window", f"Not now: {shut.reason}.", blocking=False))
+    lacking = rehearsal_missing(key, policy, now)
+    if lacking is not None:
+        found.append(Unmet("rehearsal", f"{lacking} A lead may start without it.", blocking=False))
     missing = policy.approvals.get("start", 0)
     if missing:
         found.append(Unmet("approval_start", f"{missing} approval(s) are needed to start.", blocking=False))

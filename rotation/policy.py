@@ -13,8 +13,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from keyvault.durations import format_duration as format_duration
 from keyvault.durations import parse_duration as parse_duration
+from rotation.windows import WEEKDAYS as WEEKDAYS
+from rotation.windows import Closed, closed, frozen_time
+from rotation.windows import Freeze as Freeze
+from rotation.windows import Window as Window
 
-WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+# The transitions that a policy may ask other people's approval for.
+APPROVALS = ("start", "shift_past_50", "revoke", "force")
+EXPOSURES = ("revealed", "member_left", "reported")
 
 
 class PolicyError(ValueError):
@@ -25,38 +31,19 @@ class PolicyError(ValueError):
         self.field = field_name
 
 
+_EXPOSURE: Mapping[str, timedelta | None] = {
+    "revealed": timedelta(days=7),
+    "member_left": timedelta(days=1),
+    "reported": timedelta(0),
+}
+
+
 @dataclass(frozen=True)
 class Step:
     """One weight (1-100) and the least time on it."""
 
     weight: int
     hold: timedelta
-
-
-@dataclass(frozen=True)
-class Window:
-    """A weekly span in which rotations may go on: days, from, to (local to ``zone``)."""
-
-    days: tuple[str, ...]
-    start: time
-    end: time
-    zone: str
-
-    def holds(self, now: datetime) -> bool:
-        local = now.astimezone(ZoneInfo(self.zone))
-        return WEEKDAYS[local.weekday()] in self.days and self.start <= local.time() < self.end
-
-
-@dataclass(frozen=True)
-class Freeze:
-    """A span without any progress, for example a holiday season."""
-
-    start: datetime
-    end: datetime
-    reason: str
-
-    def holds(self, now: datetime) -> bool:
-        return self.start <= now < self.end
 
 
 @dataclass(frozen=True)
@@ -80,7 +67,7 @@ class Policy:
     min_samples: int = 20
     max_error_rate: float = 0.02
     allow_idle: bool = False
-    approvals: Mapping[str, int] = field(default_factory=lambda: {"start": 0, "revoke": 0})
+    approvals: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(APPROVALS, 0))
     windows: tuple[Window, ...] = ()
     freezes: tuple[Freeze, ...] = ()
     canaries: tuple[str, ...] = ()
@@ -88,6 +75,18 @@ class Policy:
     # An emergency does not wait for stragglers for ever: the outgoing key is revoked this long after
     # the incoming one answers everybody, quiet or not. None: it waits for the proof or for a person.
     force_after: timedelta | None = None
+    # No version is to be honoured longer than this; it counts from the import where its age is not known.
+    max_age: timedelta | None = None
+    # A protected environment starts only if the same service was rotated in a lower one within this span.
+    rehearsal: timedelta | None = None
+    # How soon a version is to be replaced once more people know it than should. None: no date of its own.
+    exposure: Mapping[str, timedelta | None] = field(default_factory=lambda: dict(_EXPOSURE))
+
+    @property
+    def length(self) -> timedelta:
+        """The least time from the start to the end, if all goes well."""
+        shift = sum((max(step.hold, 2 * self.check_every) for step in self.steps), timedelta(0))
+        return shift + max(self.monitor, self.quiet_needed) + self.cool_off
 
     @property
     def check_every(self) -> timedelta:
@@ -99,14 +98,13 @@ class Policy:
         """The quiet time, but never less than three refresh intervals."""
         return max(self.quiet, 3 * self.refresh)
 
-    def blocked(self, now: datetime) -> str | None:
-        """Why nothing may start or go on right now, or None."""
-        for freeze in self.freezes:
-            if freeze.holds(now):
-                return f"frozen until {freeze.end.isoformat()}: {freeze.reason}"
-        if self.windows and not any(window.holds(now) for window in self.windows):
-            return "outside the allowed windows (" + ", ".join(w.zone for w in self.windows) + ")"
-        return None
+    def closed(self, now: datetime) -> Closed | None:
+        """Why nothing may start or go on right now, and until when; None where it may."""
+        return closed(self.windows, self.freezes, now)
+
+    def frozen_time(self, since: datetime, until: datetime) -> timedelta:
+        """How much of this span was frozen."""
+        return frozen_time(self.freezes, since, until)
 
 
 STANDARD = Policy()
@@ -119,6 +117,7 @@ FAST = Policy(
     deadline=timedelta(days=1),
     min_samples=5,
     allow_idle=True,
+    exposure={"revealed": None, "member_left": timedelta(days=7), "reported": timedelta(0)},
 )
 EMERGENCY = Policy(
     interval=None,
@@ -134,9 +133,16 @@ EMERGENCY = Policy(
 )
 PRESETS: Mapping[str, Policy] = {"standard": STANDARD, "fast": FAST, "emergency": EMERGENCY}
 
-_OPTIONAL_DURATIONS = ("interval", "force_after")
-_AT_LEAST_A_SECOND = ("deadline", "window", "probe_every", "refresh", "interval")
-APPROVALS = ("start", "revoke")
+_OPTIONAL_DURATIONS = ("interval", "force_after", "max_age", "rehearsal")
+_AT_LEAST_A_SECOND = (
+    "deadline",
+    "window",
+    "probe_every",
+    "refresh",
+    "interval",
+    "max_age",
+    "rehearsal",
+)
 
 
 def to_json(policy: Policy) -> dict[str, Any]:
@@ -148,6 +154,9 @@ def to_json(policy: Policy) -> dict[str, Any]:
             value = format_duration(value)
         document[item.name] = value
     document["approvals"] = dict(policy.approvals)
+    document["exposure"] = {
+        name: None if span is None else format_duration(span) for name, span in policy.exposure.items()
+    }
     document["canaries"], document["pinned"] = list(policy.canaries), list(policy.pinned)
     document["steps"] = [{"weight": s.weight, "hold": format_duration(s.hold)} for s in policy.steps]
     document["windows"] = [
@@ -227,8 +236,16 @@ def _read_flag(value: object) -> bool:
 
 def _read_approvals(value: object) -> dict[str, int]:
     if not isinstance(value, dict) or set(value) - set(APPROVALS):
-        raise ValueError(f"Use an object with {' and '.join(APPROVALS)}.")
+        raise ValueError(f"Use an object with {', '.join(APPROVALS)}.")
     return {name: _integer(value.get(name, 0), 0, 5) for name in APPROVALS}
+
+
+def _read_exposure(value: object) -> dict[str, timedelta | None]:
+    """Members left out keep the default."""
+    if not isinstance(value, dict) or set(value) - set(EXPOSURES):
+        raise ValueError(f"Use an object with {', '.join(EXPOSURES)}.")
+    spans = {name: None if span is None else parse_duration(span) for name, span in value.items()}
+    return {**_EXPOSURE, **spans}
 
 
 def _read_slugs(value: object) -> tuple[str, ...]:
@@ -252,8 +269,6 @@ def _read_window(entry: Mapping[str, Any]) -> Window:
     if not days or set(days) - set(WEEKDAYS):
         raise ValueError(f"Days are some of {', '.join(WEEKDAYS)}.")
     start, end = time.fromisoformat(entry["from"]), time.fromisoformat(entry["to"])
-    if end <= start:
-        raise ValueError("A window ends after it starts, on the same day.")
     ZoneInfo(entry["zone"])
     return Window(days, start, end, entry["zone"])
 
@@ -274,6 +289,7 @@ _READERS = {
     "max_error_rate": _read_rate,
     "allow_idle": _read_flag,
     "approvals": _read_approvals,
+    "exposure": _read_exposure,
     "windows": _read_windows,
     "freezes": _read_freezes,
     "canaries": _read_slugs,

@@ -12,11 +12,13 @@ from rest_framework import serializers
 from keyvault.api.serializers import DurationField, TimeField
 from keyvault.domain import State
 from keyvault.models import KeyVersion
+from rotation.approvals import approvals_of
 from rotation.facts import Counts, Kind, Observations, Offender, Side, Stage, Verb
 from rotation.models import Rotation
 from rotation.observe import observe, offenders
 from rotation.plan import Plan
-from rotation.policy import from_json
+from rotation.planned import rotation_digest
+from rotation.policy import APPROVALS, from_json
 from rotation.services.verbs import verbs_of
 
 STAGES = [stage.value for stage in Stage]
@@ -123,10 +125,21 @@ class EventSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(allow_blank=True)
 
 
+class ApprovalSerializer(serializers.Serializer[Any]):
+    transition = serializers.ChoiceField(choices=APPROVALS)
+    who = serializers.CharField()
+    reason = serializers.CharField(allow_blank=True)
+    at = TimeField()
+    expires_at = TimeField()
+    lapsed = serializers.CharField(allow_blank=True, help_text="Why it does not count; empty where it does.")
+
+
 class RotationSerializer(RotationSummarySerializer):
     """A rotation with everything that is known of it now."""
 
     policy = serializers.DictField()
+    plan = serializers.CharField(help_text="The digest of its plan, which approvals are bound to.")
+    approvals = ApprovalSerializer(many=True)
     shares = SharesSerializer()
     clock = ClockSerializer()
     proof = ProofSerializer()
@@ -195,6 +208,8 @@ def show_rotation(rotation: Rotation, now: datetime) -> dict[str, Any]:
     shown = {
         **_summary(rotation),
         "policy": rotation.policy,
+        "plan": rotation_digest(rotation),
+        "approvals": approvals_of(rotation, now),
         "shares": seen.shares,
         "clock": {
             "observed": timedelta(seconds=int(rotation.monitored_seconds)),
@@ -264,8 +279,12 @@ class PlannedStageSerializer(serializers.Serializer[Any]):
 
 
 class ApprovalsSerializer(serializers.Serializer[Any]):
+    """How many other people have to approve each transition."""
+
     start = serializers.IntegerField()
+    shift_past_50 = serializers.IntegerField()
     revoke = serializers.IntegerField()
+    force = serializers.IntegerField()
 
 
 class UnmetSerializer(serializers.Serializer[Any]):
@@ -288,6 +307,7 @@ class PlanSerializer(serializers.Serializer[Any]):
     steps = PlannedStepSerializer(many=True)
     stages = PlannedStageSerializer(many=True)
     approvals = ApprovalsSerializer()
+    digest = serializers.CharField(help_text="What approvals are bound to. It does not change with time.")
     unmet = UnmetSerializer(many=True)
 
 

@@ -38,6 +38,7 @@ urlpatterns: list[URLPattern] = [
     path(f"{_ROTATION}/pause/", rotations.PauseView.as_view()),
     path(f"{_ROTATION}/resume/", rotations.ResumeView.as_view()),
     path(f"{_ROTATION}/advance/", rotations.AdvanceView.as_view()),
+    path(f"{_ROTATION}/extend/", rotations.ExtendView.as_view()),
     path(f"{_ROTATION}/abort/", rotations.AbortView.as_view()),
     path(f"{_ROTATION}/supply/", rotations.SupplyView.as_view()),
     path(f"{_ROTATION}/confirm-revoked/", rotations.ConfirmRevokedView.as_view()),

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from keyvault.actors import Actor
 from rotation.facts import Observations, Stage, Verb
 from rotation.models import Rotation
+from rotation.planned import rotation_digest
 from rotation.policy import Policy
-from rotation.services.verbs import verbs_of
+from rotation.services.verbs import transition_asked, verbs_of
 
+_APPROVED = {
+    "start": "the start",
+    "shift_past_50": "going past 50 %",
+    "revoke": "the revoke",
+    "force": "forcing the revoke",
+}
 _MANAGERS = (Verb.SUPPLY, Verb.FORCE_REVOKE, Verb.EMERGENCY)
 
 
@@ -25,6 +32,7 @@ class Choice:
     confirm: str = ""  # the name to type
     count: int | None = None  # the number of offenders to type
     fresh_password: bool = False
+    more: bool = False  # how much time to give
 
 
 def choices(rotation: Rotation, policy: Policy, seen: Observations, actor: Actor) -> list[Choice]:
@@ -50,7 +58,10 @@ def find_choice(options: Sequence[Choice], verb: str) -> Choice | None:
 def seen_mark(rotation: Rotation) -> str:
     """What the person saw when choosing. It grows stale with a real change, not with every check."""
     flags = f"{int(rotation.paused)}{int(rotation.abort_asked_at is not None)}"
-    return ".".join((rotation.stage, str(rotation.step), str(rotation.weight), flags, rotation.attention))
+    plan = rotation_digest(rotation)[:16]
+    return ".".join(
+        (rotation.stage, str(rotation.step), str(rotation.weight), flags, rotation.attention, plan)
+    )
 
 
 def _choice(verb: Verb, rotation: Rotation, policy: Policy, seen: Observations) -> Choice:
@@ -86,8 +97,15 @@ def _choice(verb: Verb, rotation: Rotation, policy: Policy, seen: Observations) 
             )
             return Choice(verb, f"Revoke {old} now", effect, "danger", count=n, fresh_password=protected)
         case Verb.APPROVE:
+            what = _APPROVED[transition_asked(rotation)]
+            effect = f"You say yes to {what}, under the plan as it is now. This counts for 24 hours."
+            return Choice(verb, f"Approve {what}", effect, "primary")
+        case Verb.EXTEND:
             return Choice(
-                verb, "Approve", "You say yes to what it waits for. This counts for 24 hours.", "primary"
+                verb,
+                "Give it more time",
+                "It goes on until a later time before a person is called.",
+                more=True,
             )
         case Verb.EMERGENCY:
             effect = "The current key is replaced at once and then revoked."

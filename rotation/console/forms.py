@@ -9,9 +9,12 @@ from django import forms
 from keyvault.actors import Actor
 from keyvault.console.forms import ReasonField, SecretField, managed_teams
 from keyvault.crypto.secret import Secret
+from keyvault.durations import parse_duration
 from keyvault.models import Environment, Service
 from rotation.console.choices import Choice
 from rotation.models import RotationPolicy
+
+_EXTENSIONS = [("P1D", "1 day"), ("P3D", "3 days"), ("P7D", "7 days"), ("P30D", "30 days")]
 
 
 class ConfirmField(forms.CharField):
@@ -41,6 +44,10 @@ class VerbForm(forms.Form):
         super().__init__(*args, **kwargs)
         if choice.confirm:
             self.fields["confirm"] = ConfirmField(choice.confirm)
+        if choice.more:
+            self.fields["by"] = forms.TypedChoiceField(
+                label="How much more time", choices=_EXTENSIONS, coerce=parse_duration
+            )
         if choice.count is not None:
             self.fields["count"] = forms.IntegerField(
                 min_value=0,

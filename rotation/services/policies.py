@@ -14,20 +14,26 @@ from keyvault.exceptions import invalid
 from keyvault.models import Key
 from keyvault.services import catalogue
 from keyvault.services.keys import lock_key
+from rotation.dates import due_of
 from rotation.models import KeySchedule, RotationPolicy
 from rotation.policy import PRESETS, Policy, PolicyError, from_json, to_json
-from rotation.schedule import next_due
 
 DEFAULT_POLICY = {"dev": "fast"}  # every other environment: standard
 
 
 @transaction.atomic
 def install_presets(*, now: datetime) -> None:
-    """The policies that are there from the start. Safe to call at every start."""
+    """The policies that are there from the start. Safe to call at every start.
+
+    One that an older release wrote gets the members that it lacks, and keeps those that it has.
+    """
     for slug, policy in PRESETS.items():
-        RotationPolicy.objects.get_or_create(
+        row, created = RotationPolicy.objects.get_or_create(
             slug=slug, defaults={"document": to_json(policy), "preset": True, "created_at": now}
         )
+        if not created and to_json(policy).keys() - row.document.keys():
+            row.document = {**to_json(policy), **row.document}
+            row.save(update_fields=["document"])
 
 
 def read_policy(document: Mapping[str, Any], *, base: Policy | None = None) -> Policy:
@@ -78,9 +84,18 @@ def assign_policy(actor: Actor, key: Key, policy: RotationPolicy | None, *, now:
     key = lock_key(key.id)  # before the schedule, as the engine does when a rotation is over
     actor.demand("manage", key.service.team_id)
     chosen = policy or policy_for(key)
-    due = next_due(chosen.value, key.id, now)
+    due = due_of(key, chosen.value, since=now)
     schedule, _ = KeySchedule.objects.update_or_create(
-        key=key, defaults={"policy": chosen, "next_rotation_at": due}
+        key=key,
+        defaults={
+            "policy": chosen,
+            "next_rotation_at": due.at if due else None,
+            "trigger": due.trigger if due else "schedule",
+            "reason": due.reason[:500] if due else "",
+            "held_until": None,
+            "held_code": "",
+            "held_reason": "",
+        },
     )
     audit.record(
         "policy:assigned",
@@ -88,7 +103,7 @@ def assign_policy(actor: Actor, key: Key, policy: RotationPolicy | None, *, now:
         now=now,
         key=key,
         policy=chosen.slug,
-        next_rotation_at=due.isoformat() if due else None,
+        next_rotation_at=due.at.isoformat() if due else None,
     )
     return schedule
 

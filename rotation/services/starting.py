@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import uuid
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 
-import structlog
 from django.db import transaction
 
-from keyvault.actors import SYSTEM, Actor
-from keyvault.exceptions import KeyturnError
+from keyvault.actors import Actor
+from keyvault.exceptions import KeyturnError, invalid
 from keyvault.models import Key
 from keyvault.services import keys as key_services
 from rotation import engine
-from rotation.models import KeySchedule, Rotation, RotationPolicy, RotationRecord
+from rotation.dates import EMERGENCY, rehearsal_missing
+from rotation.models import Rotation, RotationPolicy, RotationRecord
 from rotation.plan import plan, split_salt
 from rotation.plan import to_json as plan_to_json
+from rotation.planned import next_number, plan_digest
 from rotation.policy import Policy, to_json
 from rotation.services.policies import policy_for
 from rotation.services.verbs import in_progress
-
-log = structlog.get_logger("keyturn.rotation")
 
 
 @transaction.atomic
@@ -31,19 +30,40 @@ def start(
     policy: RotationPolicy | None = None,
     reason: str = "",
     trigger: str = "person",
+    digest: str = "",
+    skip_rehearsal: bool = False,
     now: datetime,
     ring: engine.Ring | None = None,
 ) -> Rotation:
     """Begin to replace the current version of a key. Without ``policy`` the key's own is used.
 
-    Raises ``rotation_in_progress`` while another rotation of this key is open.
+    ``digest``: of the plan that was looked at; another one now is refused with ``precondition_failed``.
+    ``skip_rehearsal``: start a protected environment without one. That takes the role lead and a reason, and
+    somebody else has to approve the start, whatever the policy says.
+    Raises ``rotation_in_progress`` while another rotation of this key is open, ``rehearsal_required``.
     """
     key = key_services.lock_key(key.id)
     actor.demand("operate", key.service.team_id)
     refuse_second(key)
     chosen = policy or policy_for(key)
-    rotation = create(actor, key, chosen.slug, chosen.value, reason=reason, trigger=trigger, now=now)
+    value = chosen.value
+    if digest and digest != plan_digest(key, key.current, next_number(key), value):
+        raise KeyturnError("precondition_failed", "The plan has changed since you looked at it.")
+    if chosen.slug != EMERGENCY and (lacking := rehearsal_missing(key, value, now)) is not None:
+        if not skip_rehearsal:
+            raise KeyturnError("rehearsal_required", lacking)
+        value = _without_rehearsal(actor, key, value, reason)
+    rotation = create(actor, key, chosen.slug, value, reason=reason, trigger=trigger, now=now)
     return engine.advance(rotation.id, now, ring=ring)
+
+
+def _without_rehearsal(actor: Actor, key: Key, policy: Policy, reason: str) -> Policy:
+    """The policy of a rotation that nobody has rehearsed: two people must want it."""
+    actor.demand("manage", key.service.team_id)
+    if not reason.strip():
+        raise invalid("reason", "Say why it has to start without a rehearsal.")
+    needed = max(policy.approvals.get("start", 0), 1)
+    return replace(policy, rehearsal=None, approvals={**policy.approvals, "start": needed})
 
 
 def refuse_second(key: Key) -> None:
@@ -65,6 +85,7 @@ def create(
         trigger="first" if key.current is None else trigger,
         reason=reason,
         requested_by=actor.name,
+        requester_id=actor.user_id,
         outgoing=key.current,
         salt=split_salt(key),  # as the plan told
         created_at=now,
@@ -81,29 +102,3 @@ def create(
     return rotation
 
 
-def start_due(now: datetime, *, ring: engine.Ring | None = None, limit: int = 500) -> list[uuid.UUID]:
-    """Start what the schedule says is due; a key that is being rotated keeps its date until it is free."""
-    due = KeySchedule.objects.filter(next_rotation_at__lte=now).order_by("next_rotation_at")
-    started = []
-    for schedule in due.select_related("key", "policy")[:limit]:
-        # Compare-and-swap on the date: of two schedulers one goes on. The finish sets the next date.
-        claimed = KeySchedule.objects.filter(
-            pk=schedule.pk, next_rotation_at=schedule.next_rotation_at
-        ).update(next_rotation_at=now + timedelta(hours=1))
-        if not claimed:
-            continue
-        try:
-            rotation = start(
-                SYSTEM,
-                schedule.key,
-                policy=schedule.policy,
-                trigger="schedule",
-                reason="due",
-                now=now,
-                ring=ring,
-            )
-        except KeyturnError as error:
-            log.info("due key not started", key=str(schedule.key_id), code=error.code)
-            continue
-        started.append(rotation.id)
-    return started

@@ -13,7 +13,7 @@ from keyvault.models import Heartbeat
 from rotation import engine, operations
 from rotation.facts import OperationState
 from rotation.models import Operation, Rotation
-from rotation.services import runs, starting
+from rotation.services import exposure, runs, scheduling
 
 log = structlog.get_logger("keyturn.tick")
 
@@ -28,7 +28,8 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
     """
     Heartbeat.objects.update_or_create(name="beat", defaults={"at": now})
     runs.carry_on(now, ring=ring)  # what leaked goes before what is merely due
-    starting.start_due(now, ring=ring)
+    exposure.look(now)
+    scheduling.start_due(now, ring=ring)
     woken = operations.sweep(now)
     due = Q(check_at__lte=now) | Q(id__in=woken)
     ids = list(Rotation.objects.filter(due).order_by("check_at").values_list("id", flat=True)[:BATCH])

@@ -19,17 +19,21 @@ from django.db.models import F
 from keyvault.actors import Actor
 from keyvault.crypto.secret import Secret
 from keyvault.domain import State
-from keyvault.exceptions import KeyturnError, denied
+from keyvault.exceptions import KeyturnError, denied, invalid
+from keyvault.models import User
 from keyvault.services import keys as key_services
 from rotation import engine
+from rotation.approvals import approvals_of, counted, is_requester, lapses, names_of
 from rotation.decide import allowed_verbs
 from rotation.facts import Kind, OperationState, Side, Stage, Verb
 from rotation.models import Approval, Operation, Rotation
 from rotation.observe import offenders, snapshot
-from rotation.policy import from_json
+from rotation.planned import rotation_digest
+from rotation.policy import APPROVALS, from_json
 
 APPROVAL_LIFE = timedelta(hours=24)
-_TRANSITIONS = {"approval_start": "start", "approval_revoke": "revoke"}
+LONGEST_EXTENSION = timedelta(days=30)
+_WAITS = {f"approval_{transition}": transition for transition in APPROVALS}
 
 
 class How(TypedDict):
@@ -61,7 +65,7 @@ def in_progress(rotation: Rotation) -> KeyturnError:
 
 def verbs_of(rotation: Rotation) -> tuple[str, ...]:
     """The verbs that this rotation takes now."""
-    waiting = rotation.waiting_code in _TRANSITIONS
+    waiting = rotation.waiting_code in _WAITS
     asked = tuple(Verb(verb) for verb in rotation.attention_verbs)
     return tuple(str(verb) for verb in allowed_verbs(snapshot(rotation), asked, wants_approval=waiting))
 
@@ -86,9 +90,37 @@ def abort(actor: Actor, rotation_id: uuid.UUID, **how: Unpack[How]) -> Rotation:
     return _run(Verb.ABORT, _abort, actor, rotation_id, how)
 
 
-def approve(actor: Actor, rotation_id: uuid.UUID, **how: Unpack[How]) -> Rotation:
-    """Say yes to what the rotation waits for (its start, or the revoke). Never to one's own request."""
-    return _run(Verb.APPROVE, _approve, actor, rotation_id, how)
+def approve(
+    actor: Actor,
+    rotation_id: uuid.UUID,
+    *,
+    transition: str = "",
+    plan: str = "",
+    **how: Unpack[How],
+) -> Rotation:
+    """Say yes to one transition (see ``transition_asked``), under the plan as it is now. Never to one's own.
+
+    ``plan``: the digest of the plan that the person saw; another one now is refused.
+    """
+
+    def change(rotation: Rotation, said: Said) -> None:
+        _approve(rotation, said, transition or transition_asked(rotation), plan)
+
+    return _run(Verb.APPROVE, change, actor, rotation_id, how)
+
+
+def transition_asked(rotation: Rotation) -> str:
+    """The transition that an approval is for: what it waits for, else forcing the revoke."""
+    return _WAITS.get(rotation.waiting_code, "force")
+
+
+def extend(actor: Actor, rotation_id: uuid.UUID, *, by: timedelta, **how: Unpack[How]) -> Rotation:
+    """Give it more time: the deadline, or now where that has passed, and ``by`` on top (30 days at most)."""
+
+    def change(rotation: Rotation, said: Said) -> None:
+        _extend(rotation, said, by)
+
+    return _run(Verb.EXTEND, change, actor, rotation_id, how)
 
 
 def confirm_revoked(actor: Actor, rotation_id: uuid.UUID, **how: Unpack[How]) -> Rotation:
@@ -205,17 +237,41 @@ def _abort(rotation: Rotation, said: Said) -> None:
     _note(rotation, said, "abort:asked")
 
 
-def _approve(rotation: Rotation, said: Said) -> None:
-    if said.actor.user_id is None or said.actor.name == rotation.requested_by:
+def _approve(rotation: Rotation, said: Said, transition: str, plan: str) -> None:
+    user = _person(said.actor)
+    if user is None:
+        raise denied("Only a person can approve this.")
+    if is_requester(rotation, user):
         raise denied("Another person must approve this: you asked for it.")
-    transition = _TRANSITIONS.get(rotation.waiting_code, "revoke")
+    digest = rotation_digest(rotation)
+    if plan and plan != digest:
+        raise KeyturnError("precondition_failed", "The plan has changed since you looked at it.")
     Approval.objects.update_or_create(
         rotation=rotation,
         transition=transition,
-        user_id=said.actor.user_id,
-        defaults={"reason": said.reason, "created_at": said.now, "expires_at": said.now + APPROVAL_LIFE},
+        user=user,
+        defaults={
+            "plan": digest,
+            "reason": said.reason,
+            "created_at": said.now,
+            "expires_at": said.now + APPROVAL_LIFE,
+        },
     )
-    _note(rotation, said, "approved", transition=transition)
+    _note(rotation, said, "approved", transition=transition, plan=digest)
+
+
+def _person(actor: Actor) -> User | None:
+    return User.objects.get(pk=actor.user_id) if actor.user_id is not None else None
+
+
+def _extend(rotation: Rotation, said: Said, by: timedelta) -> None:
+    if not timedelta(0) < by <= LONGEST_EXTENSION:
+        raise invalid("by", f"Use a time of up to {LONGEST_EXTENSION.days} days.")
+    was = rotation.deadline_at
+    rotation.deadline_at = max(was, said.now) + by
+    if rotation.attention in ("overdue", "stragglers"):
+        _clear_attention(rotation, said)
+    _note(rotation, said, "extended", deadline=rotation.deadline_at.isoformat(), was=was.isoformat())
 
 
 def _supply(rotation: Rotation, said: Said, secret: Secret, provider_key_id: str) -> None:
@@ -279,12 +335,18 @@ def _force_revoke(rotation: Rotation, said: Said, offender_count: int) -> None:
 
 
 def _demand_other_approval(rotation: Rotation, said: Said) -> None:
-    """In a protected environment somebody else must have approved the revoke."""
-    if not rotation.key.environment.protected:
+    """Forcing takes as many others as the policy says; in a protected environment at least one."""
+    needed = from_json(rotation.policy).approvals.get("force", 0)
+    if rotation.key.environment.protected:
+        needed = max(needed, 1)
+    user = _person(said.actor)
+    given = approvals_of(rotation, said.now)
+    missing = needed - counted(given, "force", but=names_of(user) if user else frozenset())
+    if missing <= 0:
         return
-    others = Approval.objects.filter(rotation=rotation, transition="revoke", expires_at__gt=said.now)
-    if not others.exclude(user__username=said.actor.name).exists():
-        raise KeyturnError(
-            "approval_required",
-            "Forcing a revoke in a protected environment needs another person's approval.",
-        )
+    lapsed = lapses(given).get("force")
+    raise KeyturnError(
+        "approval_required",
+        f"Forcing this revoke needs the approval of {missing} other person(s)."
+        + (f" Note: {lapsed}." if lapsed else ""),
+    )

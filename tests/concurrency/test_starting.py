@@ -15,7 +15,7 @@ from keyvault.models import Key
 from keyvault.services import keys
 from rotation import engine
 from rotation.models import KeySchedule, Operation, Rotation, RotationPolicy
-from rotation.services import emergencies, policies, starting, ticking
+from rotation.services import emergencies, policies, scheduling, starting, ticking
 from tests.integration.furniture import (
     NOW,
     PATIENCE,
@@ -67,7 +67,7 @@ def test_many_schedulers_start_each_due_key_once(furniture: Furniture) -> None:
         due.append(key)
     KeySchedule.objects.update(next_rotation_at=NOW)
 
-    outcomes = at_once(*([lambda: starting.start_due(NOW, ring=quiet)] * 8))
+    outcomes = at_once(*([lambda: scheduling.start_due(NOW, ring=quiet)] * 8))
     assert not raised(outcomes)
     assert sum(len(started) for started in returned(outcomes)) == 5
     assert sorted(Rotation.objects.values_list("key_id", flat=True)) == sorted(key.id for key in due)

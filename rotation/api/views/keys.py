@@ -56,6 +56,11 @@ class KeySerializer(serializers.Serializer[Any]):
     weight = serializers.IntegerField(allow_null=True)
     policy = serializers.CharField(allow_null=True)
     next_rotation_at = TimeField(allow_null=True)
+    due_trigger = serializers.CharField(allow_null=True, help_text="What set the date.")
+    due_reason = serializers.CharField(allow_null=True)
+    held_code = serializers.CharField(allow_null=True, help_text="Why it was not started although it is due.")
+    held_reason = serializers.CharField(allow_null=True)
+    held_until = TimeField(allow_null=True)
     last_rotation_at = TimeField(allow_null=True)
     rotation = serializers.UUIDField(allow_null=True, help_text="The open rotation.")
     never_shown = serializers.BooleanField()
@@ -95,10 +100,24 @@ def _plain(key: Key, schedule: KeySchedule | None, rotation: object) -> dict[str
         "weight": key.weight,
         "policy": schedule.policy.slug if schedule else policies.policy_for(key).slug,
         "next_rotation_at": schedule.next_rotation_at if schedule else None,
+        **_date(schedule),
         "last_rotation_at": schedule.last_rotation_at if schedule else None,
         "rotation": rotation,
         "never_shown": key.never_shown,
         "created_at": key.created_at,
+    }
+
+
+def _date(schedule: KeySchedule | None) -> dict[str, Any]:
+    """What set the date of a key, and what holds it although it is due."""
+    dated = schedule if schedule is not None and schedule.next_rotation_at is not None else None
+    held = dated if dated is not None and dated.held_code else None
+    return {
+        "due_trigger": dated.trigger if dated else None,
+        "due_reason": dated.reason if dated else None,
+        "held_code": held.held_code if held else None,
+        "held_reason": held.held_reason if held else None,
+        "held_until": held.held_until if held else None,
     }
 
 

@@ -26,7 +26,7 @@ from keyvault.api.serializers import (
     TimeField,
 )
 from rotation.models import RotationPolicy
-from rotation.policy import WEEKDAYS
+from rotation.policy import WEEKDAYS, to_json
 from rotation.services import policies
 
 SECOND = timedelta(seconds=1)
@@ -61,12 +61,26 @@ class StepSerializer(StrictSerializer):
 
 
 class ApprovalsNeededSerializer(StrictSerializer):
+    """How many other people have to approve each transition. One that is left out needs none."""
+
     start = StrictIntegerField(min_value=0, max_value=5, required=False)
+    shift_past_50 = StrictIntegerField(min_value=0, max_value=5, required=False)
     revoke = StrictIntegerField(min_value=0, max_value=5, required=False)
+    force = StrictIntegerField(min_value=0, max_value=5, required=False)
+
+
+class ExposureSerializer(StrictSerializer):
+    """How soon a version is replaced once more people know it than should. Null: not for this."""
+
+    revealed = DurationField(required=False, allow_null=True, help_text="A person has looked at it.")
+    member_left = DurationField(
+        required=False, allow_null=True, help_text="Who has looked at it is not in the team any more."
+    )
+    reported = DurationField(required=False, allow_null=True, help_text="It was reported as compromised.")
 
 
 class WindowSerializer(StrictSerializer):
-    """A weekly span in which rotations may go on."""
+    """A weekly span in which rotations may go on. A `to` that is not later than `from` is on the next day."""
 
     days = serializers.ListField(child=StrictChoiceField(choices=WEEKDAYS), min_length=1, max_length=7)
     to = ClockTimeField()
@@ -107,6 +121,16 @@ class PolicyFieldsSerializer(StrictSerializer):
     canaries = serializers.ListField(child=SlugField(), required=False, max_length=200)
     pinned = serializers.ListField(child=SlugField(), required=False, max_length=200)
     force_after = DurationField(required=False, allow_null=True)
+    max_age = DurationField(
+        required=False, allow_null=True, minimum=SECOND, help_text="No version is honoured for longer."
+    )
+    rehearsal = DurationField(
+        required=False,
+        allow_null=True,
+        minimum=SECOND,
+        help_text="A protected environment starts only if a lower one was rotated this lately.",
+    )
+    exposure = ExposureSerializer(required=False)
 
 
 class PolicyCreateSerializer(PolicyFieldsSerializer):
@@ -128,7 +152,7 @@ class PolicySerializer(PolicyFieldsSerializer):
 def show_policy(row: RotationPolicy) -> dict[str, Any]:
     """Name, facts and the members as the policy writes itself."""
     created_at = TimeField().to_representation(row.created_at)
-    return {"slug": row.slug, "preset": row.preset, "created_at": created_at, **row.document}
+    return {"slug": row.slug, "preset": row.preset, "created_at": created_at, **to_json(row.value)}
 
 
 class PoliciesView(ManagementView):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
@@ -15,10 +16,12 @@ from keyvault.api.base import ManagementView, documented, named, visible, wanted
 from keyvault.api.idempotency import idempotent
 from keyvault.api.pagination import PageQuery, paginate
 from keyvault.api.serializers import (
+    DurationField,
     ReasonSerializer,
     SecretField,
     SlugField,
     StrictBooleanField,
+    StrictCharField,
     StrictChoiceField,
     StrictIntegerField,
     StrictSerializer,
@@ -37,15 +40,41 @@ from rotation.api.representation import (
 from rotation.facts import TERMINAL, Stage
 from rotation.models import Rotation, RotationPolicy
 from rotation.plan import plan
+from rotation.policy import APPROVALS
 from rotation.services import policies, starting, verbs
 
 OPEN, FINISHED = "open", "finished"
 
 
+class DigestField(StrictCharField):
+    """The digest of a plan."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(min_length=64, max_length=64, **kwargs)
+
+
 class RotationStartSerializer(StrictSerializer):
     policy = SlugField(required=False, help_text="Default: the one that the key follows.")
     reason = TextField(required=False, allow_blank=True, max_length=500)
+    plan = DigestField(required=False, help_text="Start only if this is still the digest of the plan.")
+    skip_rehearsal = StrictBooleanField(
+        required=False,
+        help_text="Start without the rehearsal: needs a lead, a reason and an approval.",
+    )
     dry_run = StrictBooleanField(required=False, help_text="Answer the plan and touch nothing.")
+
+
+class ApproveSerializer(ReasonSerializer):
+    transition = StrictChoiceField(
+        required=False,
+        choices=APPROVALS,
+        help_text="Default: what it waits for, else forcing the revoke.",
+    )
+    plan = DigestField(required=False, help_text="Approve only if this is still the digest of its plan.")
+
+
+class ExtendSerializer(ReasonSerializer):
+    by = DurationField(minimum=timedelta(seconds=1), help_text="How much more time it gets, up to P30D.")
 
 
 class SupplySerializer(ReasonSerializer):
@@ -107,7 +136,14 @@ class KeyRotationsView(ManagementView):
             chosen = policy or policies.policy_for(key)
             return Response(show_plan(plan(key, chosen.value, chosen.slug, now=self.now)))
         rotation = starting.start(
-            self.actor, key, policy=policy, reason=given.get("reason", ""), trigger="api", now=self.now
+            self.actor,
+            key,
+            policy=policy,
+            reason=given.get("reason", ""),
+            trigger="api",
+            digest=given.get("plan", ""),
+            skip_rehearsal=given.get("skip_rehearsal", False),
+            now=self.now,
         )
         return answer(rotation, self, status=201)
 
@@ -200,12 +236,55 @@ def _verb_view(act: Callable[..., Rotation], summary: str) -> type[VerbView]:
     return ReasonView
 
 
-ApproveView = _verb_view(verbs.approve, "Approve what somebody else asked for")
 PauseView = _verb_view(verbs.pause, "Stop progress; protection goes on")
 ResumeView = _verb_view(verbs.resume, "Go on after a pause or an attention")
 AdvanceView = _verb_view(verbs.advance, "Go to the next step on your word")
 AbortView = _verb_view(verbs.abort, "Give up: cancel or roll back")
 ConfirmRevokedView = _verb_view(verbs.confirm_revoked, "Confirm that you revoked the key at the provider")
+
+
+class ApproveView(VerbView):
+    act = staticmethod(verbs.approve)
+    reader = ApproveSerializer
+
+    def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "reason": given["reason"],
+            "transition": given.get("transition", ""),
+            "plan": given.get("plan", ""),
+        }
+
+    @documented(
+        "Approve what somebody else asked for",
+        request=ApproveSerializer,
+        answers={200: RotationSerializer},
+        description="Counts for 24 hours, for this plan, while you may still do it. Never your own.",
+        precondition=True,
+        tag="rotations",
+    )
+    @idempotent
+    def post(self, request: Request, rotation: uuid.UUID) -> Response:
+        return self.run(request, rotation)
+
+
+class ExtendView(VerbView):
+    act = staticmethod(verbs.extend)
+    reader = ExtendSerializer
+
+    def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"reason": given["reason"], "by": given["by"]}
+
+    @documented(
+        "Give it more time",
+        request=ExtendSerializer,
+        answers={200: RotationSerializer},
+        description="The deadline moves; where it has passed, it is counted from now.",
+        precondition=True,
+        tag="rotations",
+    )
+    @idempotent
+    def post(self, request: Request, rotation: uuid.UUID) -> Response:
+        return self.run(request, rotation)
 
 
 class SupplyView(VerbView):

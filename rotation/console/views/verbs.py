@@ -30,6 +30,7 @@ _SERVICES: dict[Verb, Callable[..., Rotation]] = {
     Verb.PAUSE: verbs.pause,
     Verb.RESUME: verbs.resume,
     Verb.ADVANCE: verbs.advance,
+    Verb.EXTEND: verbs.extend,
     Verb.ABORT: verbs.abort,
     Verb.CONFIRM_REVOKED: verbs.confirm_revoked,
     Verb.FORCE_REVOKE: verbs.force_revoke,
@@ -39,6 +40,7 @@ _DONE = {
     Verb.PAUSE: "Paused. It waits for Resume; a rejected key still rolls back.",
     Verb.RESUME: "It goes on.",
     Verb.ADVANCE: "Moved on.",
+    Verb.EXTEND: "It has more time now.",
     Verb.ABORT: "Aborted. See below what happens with the new key.",
     Verb.CONFIRM_REVOKED: "Noted. A probe is on its way to find the key dead.",
     Verb.FORCE_REVOKE: "The old key is being revoked.",
@@ -118,7 +120,9 @@ def _carry_out(actor: Actor, row: Rotation, choice: Choice, data: dict[str, Any]
     The timeline may grow at any moment by something that does not matter here, such as an operation that
     was settled; so the revision is read anew a few times, and what the person saw decides.
     """
-    extra = {"offender_count": data["count"]} if choice.count is not None else {}
+    extra: dict[str, Any] = {"offender_count": data["count"]} if choice.count is not None else {}
+    if choice.more:
+        extra["by"] = data["by"]
     for attempt in range(TRIES):
         fresh = find_rotation(actor, row.id)
         if seen_mark(fresh) != data["mark"]:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rotation.models import RotationPolicy
-from rotation.policy import STANDARD
+from rotation.policy import FAST, STANDARD
+from rotation.services import policies
 from tests.api.management.world import World, problem
 
 FULL: dict[str, Any] = {
@@ -23,11 +24,14 @@ FULL: dict[str, Any] = {
     "min_samples": 20,
     "max_error_rate": 0.02,
     "allow_idle": False,
-    "approvals": {"start": 1, "revoke": 0},
+    "approvals": {"start": 1, "shift_past_50": 2, "revoke": 0, "force": 1},
     "windows": [{"days": ["mon", "tue"], "from": "08:00", "to": "16:30", "zone": "Europe/Berlin"}],
     "freezes": [{"from": "2026-12-20T00:00:00Z", "to": "2027-01-02T00:00:00+01:00", "reason": "Holidays"}],
     "canaries": ["web"],
     "pinned": ["billing"],
+    "max_age": "P180D",
+    "rehearsal": "P30D",
+    "exposure": {"revealed": "P3D", "member_left": None, "reported": "PT0S"},
 }
 
 
@@ -44,6 +48,20 @@ class TestPolicies200:
         shown = world.viewer.get("/v1/policies/standard/").json()
         assert shown["steps"][0] == {"weight": 5, "hold": "PT10M"}
         assert (shown["interval"], shown["monitor"]) == ("P90D", "P1D")
+
+    def test_what_an_older_release_wrote_is_shown_whole(self, world: World) -> None:
+        row = RotationPolicy.objects.get(slug="fast")
+        newer = ("max_age", "rehearsal", "exposure")
+        row.document = {name: value for name, value in row.document.items() if name not in newer}
+        row.document["approvals"] = {"start": 0, "revoke": 1}
+        row.save()
+        shown = world.viewer.get("/v1/policies/fast/").json()
+        assert shown["approvals"] == {"start": 0, "shift_past_50": 0, "revoke": 1, "force": 0}
+        assert (shown["max_age"], shown["rehearsal"]) == (None, None)
+        policies.install_presets(now=world.now)
+        kept = RotationPolicy.objects.get(slug="fast").value
+        assert kept.exposure == FAST.exposure
+        assert kept.approvals["revoke"] == 1
 
     def test_a_change_keeps_the_rest(self, world: World) -> None:
         world.admin.post("/v1/policies/", {"slug": "mine", **FULL})
@@ -64,6 +82,16 @@ class TestPolicies201:
     def test_what_is_left_out_is_standard(self, world: World) -> None:
         assert world.admin.post("/v1/policies/", {"slug": "mine"}).status_code == 201
         assert RotationPolicy.objects.get(slug="mine").value == STANDARD
+
+    def test_a_window_may_cross_midnight(self, world: World) -> None:
+        night = [{"days": ["fri"], "from": "22:00", "to": "04:00", "zone": "Europe/Berlin"}]
+        assert (
+            world.admin.post("/v1/policies/", {"slug": "night", "windows": night}).json()["windows"] == night
+        )
+
+    def test_exposures_that_are_left_out_keep_their_default(self, world: World) -> None:
+        made = world.admin.post("/v1/policies/", {"slug": "mine", "exposure": {"revealed": None}}).json()
+        assert made["exposure"] == {"revealed": None, "member_left": "P1D", "reported": "PT0S"}
 
     def test_times_down_to_a_second(self, world: World) -> None:
         brisk = {"window": "PT1S", "refresh": "PT1S", "monitor": "PT1S", "interval": None}
@@ -103,13 +131,17 @@ class TestPolicies400:
             ("allow_idle", "false"),
             ("approvals", {"start": 6}),
             ("approvals", [1]),
+            ("max_age", "PT0S"),
+            ("rehearsal", "30"),
+            ("rehearsal", "PT0S"),
+            ("exposure", {"revealed": "soon"}),
+            ("exposure", ["revealed"]),
             ("windows", [{**WINDOW, "days": []}]),
             ("windows", [{**WINDOW, "days": ["sunday"]}]),
             ("windows", [{**WINDOW, "days": "mon"}]),
             ("windows", [{**WINDOW, "from": "8:00"}]),
             ("windows", [{**WINDOW, "from": "08:00+02:00"}]),
             ("windows", [{**WINDOW, "from": 8}]),
-            ("windows", [{**WINDOW, "to": "07:00"}]),
             ("windows", [{**WINDOW, "to": "24:00"}]),
             ("windows", [{**WINDOW, "zone": "Europe"}]),
             ("windows", [{**WINDOW, "zone": "../../etc/passwd"}]),
@@ -136,6 +168,7 @@ class TestPolicies400:
             {"speed": 5},
             {"steps": [{"weight": 100, "hold": "PT1M", "note": "x"}]},
             {"approvals": {"end": 1}},
+            {"exposure": {"stolen": "P1D"}},
             {"windows": [{**WINDOW, "until": "x"}]},
         ],
     )

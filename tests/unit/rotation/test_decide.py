@@ -79,6 +79,10 @@ MONITORED: dict[str, Any] = {"monitored": timedelta(hours=24)}
 LATE: dict[str, Any] = {"deadline_at": NOW}
 STRAGGLER = replace(SEEN, offenders=(Offender("billing/web-7", "last seen on v6 13 min ago"),))
 FROZEN = replace(STANDARD, freezes=(Freeze(NOW - timedelta(1), NOW + timedelta(1), "holidays"),))
+THAWED = replace(STANDARD, freezes=(Freeze(NOW - timedelta(9), NOW - timedelta(8), "long ago"),))
+FROZEN_EYES = replace(FROZEN, approvals={"start": 1})
+HALF = replace(STANDARD, approvals={"shift_past_50": 1})
+ONE_STEP = replace(HALF, steps=STANDARD.steps[-1:])
 APPROVED = {"start": 1, "revoke": 1}
 FOUR_EYES = replace(STANDARD, approvals={"start": 1, "revoke": 1})
 
@@ -88,6 +92,13 @@ TABLE: list[tuple[str, Snapshot, Observations, Verdict, object]] = [
     ("waits for approval", rotation(S.REQUESTED, policy=FOUR_EYES), SEEN, PASS, "approval_start"),
     ("approved", rotation(S.REQUESTED, policy=FOUR_EYES), replace(SEEN, approvals=APPROVED), PASS, S.DEPLOY),
     ("frozen", rotation(S.REQUESTED, policy=FROZEN), SEEN, PASS, "window"),
+    (
+        "approved, frozen",
+        rotation(S.REQUESTED, policy=FROZEN_EYES),
+        replace(SEEN, approvals=APPROVED),
+        PASS,
+        "window",
+    ),
     # deploy: issue
     ("asks for a key", rotation(S.DEPLOY), SEEN, PASS, Call(K.ISSUE, Side.INCOMING)),
     ("asks once", rotation(S.DEPLOY), having(K.ISSUE, OP.PENDING), PASS, "issuing"),
@@ -155,6 +166,28 @@ TABLE: list[tuple[str, Snapshot, Observations, Verdict, object]] = [
     ("inconclusive", rotation(), SEEN, UNSURE, "too_few_samples"),
     ("incident holds", rotation(), SEEN, HOLD, "provider_incident"),
     ("frozen in shift holds, never back", rotation(policy=FROZEN), SEEN, PASS, "window"),
+    ("half needs nobody", rotation(step=1, weight=25, policy=HALF), SEEN, PASS, SetWeight(2, 50)),
+    ("past half", rotation(step=2, weight=50, policy=HALF), SEEN, PASS, "approval_shift_past_50"),
+    ("past half in one step", rotation(weight=0, policy=ONE_STEP), SEEN, PASS, "approval_shift_past_50"),
+    (
+        "past half, hurried",
+        rotation(step=2, weight=50, policy=HALF, advance_asked=True),
+        SEEN,
+        PASS,
+        "approval_shift_past_50",
+    ),
+    (
+        "past half, approved",
+        rotation(step=2, weight=50, policy=HALF),
+        replace(SEEN, approvals={"shift_past_50": 1}),
+        PASS,
+        SetWeight(3, 100),
+    ),
+    ("past half, rejected", rotation(step=2, weight=50, policy=HALF), SEEN, FAIL, Rollback),
+    ("frozen in shift, rejected", rotation(policy=FROZEN), SEEN, FAIL, Rollback),
+    ("frozen, a person hurries", rotation(policy=FROZEN, advance_asked=True), SEEN, PASS, SetWeight(1, 25)),
+    ("frozen time is not late", rotation(policy=FROZEN, **LATE), SEEN, PASS, "window"),
+    ("late although it was frozen", rotation(policy=THAWED, **LATE), SEEN, PASS, ("overdue", Verb.EXTEND)),
     ("last step done", rotation(step=3, weight=100), SEEN, PASS, S.MONITOR),
     ("a person hurries", rotation(advance_asked=True, passes=0), SEEN, UNSURE, SetWeight(1, 25)),
     ("rejected", rotation(), SEEN, FAIL, Rollback),
@@ -164,7 +197,7 @@ TABLE: list[tuple[str, Snapshot, Observations, Verdict, object]] = [
     ("three failed checks, then a pass", rotation(failed_checks=3), SEEN, PASS, SetWeight(1, 25)),
     ("paused", rotation(paused=True), SEEN, PASS, "paused"),
     ("attention", rotation(attention="affinity"), SEEN, PASS, "affinity"),
-    ("late", rotation(**LATE), SEEN, UNSURE, ("overdue", Verb.RESUME)),
+    ("late", rotation(**LATE), SEEN, UNSURE, ("overdue", Verb.EXTEND)),
     (
         "nothing safe to go back to",
         rotation(outgoing_compromised=True),
@@ -341,14 +374,37 @@ def test_both_keys_are_probed_on_their_interval() -> None:
     assert probes_due(rotation(Stage.REVOKE), SEEN, NOW) == ()
 
 
+def test_what_has_touched_nothing_sleeps_until_the_next_opening() -> None:
+    """In shift both keys go on being judged, so that one is looked at again soon."""
+    opening = NOW + timedelta(days=1)
+    action = decide(rotation(Stage.REQUESTED, policy=FROZEN), SEEN, PASS, NOW)
+    assert isinstance(action, Wait)
+    assert action.until == opening
+    assert f"{opening:%Y-%m-%d %H:%M} UTC" in action.reason
+    held = decide(rotation(policy=FROZEN), SEEN, PASS, NOW)
+    assert isinstance(held, Wait)
+    assert held.until == NOW + STANDARD.check_every
+    assert f"{opening:%Y-%m-%d %H:%M} UTC" in held.reason
+    asking = decide(rotation(Stage.REQUESTED, policy=FOUR_EYES), SEEN, PASS, NOW)
+    assert isinstance(asking, Wait)
+    assert asking.until == NOW + timedelta(hours=1)
+
+
+def test_an_approval_that_counts_no_more_is_told_of() -> None:
+    seen = replace(SEEN, lapsed={"start": "the approval of ann has expired"})
+    action = decide(rotation(Stage.REQUESTED, policy=FOUR_EYES), seen, PASS, NOW)
+    assert isinstance(action, Wait)
+    assert action.reason == "1 more approval(s) to start (the approval of ann has expired)"
+
+
 @pytest.mark.parametrize(
     ("state", "verbs"),
     [
-        (rotation(Stage.REQUESTED), {Verb.PAUSE, Verb.ABORT}),
-        (rotation(Stage.DEPLOY), {Verb.PAUSE, Verb.ABORT, Verb.SUPPLY}),
-        (rotation(), {Verb.PAUSE, Verb.ADVANCE, Verb.ABORT}),
-        (rotation(paused=True), {Verb.RESUME, Verb.ABORT}),
-        (rotation(Stage.MONITOR), {Verb.PAUSE, Verb.APPROVE, Verb.FORCE_REVOKE, Verb.ABORT}),
+        (rotation(Stage.REQUESTED), {Verb.PAUSE, Verb.ABORT, Verb.EXTEND}),
+        (rotation(Stage.DEPLOY), {Verb.PAUSE, Verb.ABORT, Verb.EXTEND, Verb.SUPPLY}),
+        (rotation(), {Verb.PAUSE, Verb.ADVANCE, Verb.ABORT, Verb.EXTEND}),
+        (rotation(paused=True), {Verb.RESUME, Verb.ABORT, Verb.EXTEND}),
+        (rotation(Stage.MONITOR), {Verb.PAUSE, Verb.APPROVE, Verb.FORCE_REVOKE, Verb.ABORT, Verb.EXTEND}),
         (rotation(Stage.REVOKE, revoke_asked=True), {Verb.PAUSE, Verb.EMERGENCY}),
         (rotation(Stage.SUCCEEDED), set()),
     ],
