@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from rotation.models import Approval, Rotation
 from rotation.observe import offenders
 from rotation.plan import plan
 from rotation.planned import rotation_digest
-from rotation.policy import from_json, to_json
+from rotation.policy import Policy, from_json, to_json
 from rotation.services import starting, verbs
 from tests.stories.conftest import BRISK
 from tests.stories.world import World
@@ -33,15 +35,15 @@ def person(w: World, name: str, role: Role = Role.LEAD, email: str = "") -> Acto
     return actor_for(user)
 
 
-def careful(**needed: int) -> object:
+def careful(**needed: int) -> Policy:
     return replace(BRISK, approvals=needed)
 
 
-def approve(w: World, who: Actor, **more: str) -> Rotation:
+def approve(w: World, who: Actor, **more: Any) -> Rotation:
     return verbs.approve(who, w.rotation.id, reason="looks right", now=w.now, ring=w.rung.append, **more)
 
 
-def refused(w: World, who: Actor, **more: str) -> str:
+def refused(w: World, who: Actor, **more: Any) -> str:
     with pytest.raises(KeyturnError) as refusal:
         approve(w, who, **more)
     return refusal.value.code
@@ -75,7 +77,7 @@ def test_nobody_approves_what_they_asked_for_under_another_account_either(
     world: Build, name: str, email: str
 ) -> None:
     w, ann = requested(world)
-    User.objects.filter(pk=ann.user_id).update(email="Ann@Example.org")
+    User.objects.filter(username="ann").update(email="Ann@Example.org")
     alias = person(w, name, email=email)
     assert refused(w, ann) == refused(w, alias) == "permission_denied"
     assert not Approval.objects.exists()
@@ -84,7 +86,7 @@ def test_nobody_approves_what_they_asked_for_under_another_account_either(
 
 def test_who_is_renamed_is_the_same_person_still(world: Build) -> None:
     w, ann = requested(world)
-    user = User.objects.get(pk=ann.user_id)
+    user = User.objects.get(username="ann")
     user.username = "anna"
     user.save()
     assert refused(w, actor_for(user)) == "permission_denied"
@@ -114,13 +116,13 @@ def test_who_approved_must_still_be_allowed_to_when_it_is_used(world: Build, how
     bob = person(w, "bob")
     approve(w, bob)
     if how == "deactivated":
-        User.objects.filter(pk=bob.user_id).update(is_active=False)
+        User.objects.filter(username="bob").update(is_active=False)
         reason = "bob is not active any more"
     elif how == "left":
         people.remove_member(SYSTEM, w.team, username="bob", now=w.now)
         reason = "bob may not operate this key any more"
     else:
-        Membership.objects.filter(user=bob.user_id).update(role="viewer")
+        Membership.objects.filter(user__username="bob").update(role="viewer")
         reason = "bob may not operate this key any more"
     assert lapsed(w) == reason
     approve(w, person(w, "cem"))
@@ -198,13 +200,14 @@ def test_each_transition_needs_its_own_approval(world: Build) -> None:
     bob = person(w, "bob")
     w.start()
     for code, stage in (("start", "requested"), ("shift_past_50", "shift"), ("revoke", "monitor")):
-        w.run(lambda code=code: w.rotation.waiting_code == f"approval_{code}")
+        waits = f"approval_{code}"
+        w.run(partial(waiting_for, w, waits))
         assert w.rotation.stage == stage
         if code == "shift_past_50":
             w.tick()
             assert w.rotation.weight == 50
         approve(w, bob)
-        assert w.rotation.waiting_code != f"approval_{code}"
+        assert not waiting_for(w, waits)
     w.run_to("succeeded")
     assert w.failures == {}
     assert list(Approval.objects.order_by("created_at").values_list("transition", flat=True)) == [
@@ -212,6 +215,10 @@ def test_each_transition_needs_its_own_approval(world: Build) -> None:
         "shift_past_50",
         "revoke",
     ]
+
+
+def waiting_for(w: World, code: str) -> bool:
+    return w.rotation.waiting_code == code
 
 
 def force(w: World, who: Actor) -> str:
