@@ -100,5 +100,3 @@ def create(
         rotation, "started", reason=reason, now=now, actor=actor, policy=slug, trigger=rotation.trigger
     )
     return rotation
-
-
