@@ -49,6 +49,7 @@ EVENT_WORDS: Mapping[str, str] = {
     "paused": "Paused",
     "resumed": "Resumed",
     "advanced": "Moved on by hand",
+    "extended": "Given more time",
     "attention": "A person is needed",
     "attention:cleared": "Taken care of",
     "approved": "Approved",
