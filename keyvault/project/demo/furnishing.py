@@ -24,7 +24,7 @@ from keyvault.project.demo.cast import (
     WATCHFUL,
     DemoKey,
 )
-from keyvault.project.demo.instances import STAGING_THINK_SECONDS, Account, Consumer, Instance
+from keyvault.project.demo.instances import CALM_THINK_SECONDS, Account, Consumer, Instance
 from keyvault.project.demo.ledger import Ledger
 from keyvault.project.demo.managing import Api
 from keyvault.project.demo.pace import Pace, document
@@ -152,7 +152,7 @@ def instances(world: World, ledger: Ledger, stop: threading.Event) -> list[Insta
 def staging_instances(world: World, ledger: Ledger, stop: threading.Event) -> list[Instance]:
     """One instance of each consumer that is in staging too, not started yet."""
     return [
-        Instance(name, _accounts(world, consumer, name, "staging", ledger), stop, STAGING_THINK_SECONDS)
+        Instance(name, _accounts(world, consumer, name, "staging", ledger), stop, CALM_THINK_SECONDS)
         for consumer in world.staging_consumers
         for name in [f"{consumer.slug}-staging"]
     ]

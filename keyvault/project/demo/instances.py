@@ -22,7 +22,7 @@ from keyvault.project.demo.uses import Held, Seen, Use
 from keyvault.project.demo.wire import Answer, Wire
 
 THINK_SECONDS: Final = 0.12  # between two requests of one instance
-STAGING_THINK_SECONDS: Final = 0.25  # in staging there is less to do
+CALM_THINK_SECONDS: Final = 0.25  # where there is less to do; still enough requests to judge a key by
 RETRY_SECONDS: Final = 0.5
 
 
@@ -242,6 +242,10 @@ class Instance(threading.Thread):
     def account(self, key: DemoKey) -> Account:
         """Its use of this key."""
         return next(account for account in self._accounts if account.key == key)
+
+    def calm(self) -> None:
+        """Work less from now on."""
+        self._think = CALM_THINK_SECONDS
 
     def run(self) -> None:
         try:

@@ -78,9 +78,11 @@ class Play:
         """Keep everything running until the process is interrupted. Raises ``DemoError``."""
         if self._invitation is None or self._programme is None:
             raise RuntimeError("nothing was performed")
+        for instance in self._instances:
+            instance.calm()
         shown = [
             (f"{one.seen.stage}: {CHAPTERS[one.chapter]}, {one.key.name}", one.seen.id)
-            for one in self._programme.scene.followers
+            for one in self._programme.followers()
         ]
         for line in what_next(self._invitation, shown):
             self._screen.say(line)

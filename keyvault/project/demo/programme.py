@@ -58,6 +58,10 @@ class Programme:
         self._show()
         return [playing[letter].result() for letter in CHAPTERS]
 
+    def followers(self) -> list[Follower]:
+        """Every rotation that was started, chapter by chapter."""
+        return sorted(self.scene.followers, key=lambda follower: follower.chapter)
+
     def spoiled(self) -> set[tuple[str, int]]:
         """Keys and versions that were made bad on purpose."""
         keys = {"b": breaking.IN_SHIFT, "c": breaking.IN_MONITOR}
@@ -82,7 +86,7 @@ class Programme:
         return result
 
     def _show(self) -> None:
-        rows = [follower.row() for follower in list(self.scene.followers)]
+        rows = [follower.row() for follower in self.followers()]
         self.scene.screen.show(rows, time.monotonic() - self.begun)
 
     def _unnoticed(self) -> Told:
