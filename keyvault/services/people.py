@@ -11,7 +11,7 @@ from django.db import IntegrityError as DuplicateRow
 from django.db import transaction
 
 from keyvault import audit
-from keyvault.actors import SYSTEM, Actor
+from keyvault.actors import SYSTEM, Actor, actor_for
 from keyvault.crypto.secret import Secret
 from keyvault.crypto.tokens import TokenKind, digest, hint, mint, parse
 from keyvault.domain import OrganisationRole, Role
@@ -131,6 +131,20 @@ def create_person(username: str, password: str, *, role: OrganisationRole) -> Us
     except DuplicateRow as error:
         raise invalid("username", "This name is taken.") from error
     return user
+
+
+@transaction.atomic
+def set_email(user: User, address: str, *, now: datetime) -> None:
+    """Where this person gets mail; empty: nowhere. Raises ``validation_error``."""
+    row = User.objects.select_for_update(no_key=True).get(pk=user.pk)
+    row.email = address
+    try:
+        row.clean_fields(exclude=["username", "password"])
+    except ValidationError as error:
+        raise invalid("email", " ".join(error.messages)) from error
+    row.save(update_fields=["email"])
+    name = row.get_username()
+    audit.record("user:email:set", actor=actor_for(row), now=now, subject=str(row.pk), user=name)
 
 
 @transaction.atomic

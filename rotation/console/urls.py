@@ -3,6 +3,7 @@
 from django.urls import path
 
 from rotation.console.views import (
+    channels,
     emergencies,
     emergency,
     keys,
@@ -32,6 +33,13 @@ urlpatterns = [
     path("rotations/<uuid:rotation_id>/supply/", supply.supply, name="console-supply"),
     path("rotations/<uuid:rotation_id>/evidence/", rotations.evidence, name="console-evidence"),
     path("rotations/<uuid:rotation_id>/<slug:verb>/", verbs.verb_page, name="console-verb"),
+    path("channels/", channels.channels, name="console-channels"),
+    path("channels/new/", channels.new_channel, name="console-channel-new"),
+    path("channels/my-mail/", channels.my_mail, name="console-my-mail"),
+    path("channels/<slug:slug>/", channels.channel, name="console-channel"),
+    path("channels/<slug:slug>/test/", channels.send_test, name="console-channel-test"),
+    path("channels/<slug:slug>/rotate-secret/", channels.rotate_secret, name="console-channel-secret"),
+    path("channels/<slug:slug>/remove/", channels.remove, name="console-channel-remove"),
     path("policies/", policies.policies, name="console-policies"),
     path("policies/<slug:slug>/", policies.policy, name="console-policy"),
 ]

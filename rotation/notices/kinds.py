@@ -75,7 +75,7 @@ def kind_of(name: str, *, trigger: str, code: str, stage: str, reason: str) -> N
     match name:
         case "started":
             return NoticeKind.EMERGENCY if trigger == "emergency" else NoticeKind.STARTED
-        case "advanced" if reason.startswith("emergency"):
+        case "advanced" | "abort:asked" if reason.startswith("emergency:"):
             return NoticeKind.EMERGENCY
         case "attention" | "escalated":
             return _OF_CODE.get(code, NoticeKind.ATTENTION)

@@ -36,6 +36,7 @@ GRACE = timedelta(hours=24)
 _CLOCK = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")
 # Kinds that are known by an address on the web; the other one is mail.
 WEB = frozenset({"chat", "webhook"})
+RESERVED = frozenset({"new", "my-mail"})  # pages of the console
 FIELDS = frozenset({"level", "after", "addresses", "digest_at", "zone", "enabled"})
 
 
@@ -71,8 +72,8 @@ def create_channel(
     Raises ``validation_error`` naming each problem.
     """
     demand(actor, team.id if team is not None else None)
-    if Channel.objects.filter(slug=slug).exists():
-        raise invalid("slug", "A channel with this slug exists already.")
+    if slug in RESERVED or Channel.objects.filter(slug=slug).exists():
+        raise invalid("slug", "This name is taken.")
     channel = Channel(slug=slug, team=team, kind=kind, created_at=now)
     _apply(channel, fields)
     _check(channel, url, new=True)

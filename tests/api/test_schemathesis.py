@@ -23,8 +23,10 @@ from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.result import Ok
 
 from keyvault.api import openapi
+from keyvault.crypto.secret import Secret
 from keyvault.models import Grant
 from keyvault.services import consumers
+from rotation.services import channels
 from tests.api.management.world import World, start, work
 
 # PostgreSQL is the stricter of the two: what it refuses would be an error of ours.
@@ -90,6 +92,15 @@ def names(world: World) -> Names:
     grant: Grant = consumers.set_grant(
         world.lead.actor, consumer, key.service, key.environment, verbs=["read"], now=world.now
     )
+    channel = channels.create_channel(
+        world.lead.actor,
+        slug="room",
+        team=world.imaging,
+        kind="chat",
+        url=Secret("https://hooks.example.org/x"),
+        fields={},
+        now=world.now,
+    ).channel
     return {
         "team": "imaging",
         "user": "viewer",
@@ -98,6 +109,7 @@ def names(world: World) -> Names:
         "provider": "removit",
         "policy": "fast",
         "consumer": consumer.slug,
+        "channel": channel.slug,
         "token": str(token.id),
         "grant": str(grant.id),
         "rotation": rotation.split("/")[3],

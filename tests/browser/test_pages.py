@@ -31,6 +31,8 @@ def paths(scenes: dict[str, Scene]) -> list[str]:
         "/consumers/",
         "/consumers/new/",
         "/consumers/render-farm/",
+        "/channels/",
+        "/channels/new/",
         "/policies/",
         "/policies/standard/",
         "/audit/",

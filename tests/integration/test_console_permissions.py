@@ -19,6 +19,7 @@ PAGES = (
     KEY,
     "/rotations/",
     "/consumers/",
+    "/channels/",
     "/policies/",
     "/policies/standard/",
     "/audit/",

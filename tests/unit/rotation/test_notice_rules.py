@@ -98,6 +98,8 @@ def test_a_digest_holds_every_notice_in_order() -> None:
         ("started", {"trigger": "emergency"}, NoticeKind.EMERGENCY),
         ("advanced", {}, None),
         ("advanced", {"reason": "emergency: leaked"}, NoticeKind.EMERGENCY),
+        ("abort:asked", {"reason": "emergency: leaked"}, NoticeKind.EMERGENCY),
+        ("abort:asked", {"reason": "no emergency"}, None),
         ("approval:wanted", {}, NoticeKind.APPROVAL_WANTED),
         ("attention", {"code": "quota_full"}, NoticeKind.ATTENTION),
         ("attention", {"code": "stragglers"}, NoticeKind.STRAGGLERS),
