@@ -114,6 +114,17 @@ def test_a_channel_hears_of_its_own_team_only(t: Telling) -> None:
     ]  # fmt: skip
 
 
+def test_the_same_thing_is_written_once_for_each_channel(t: Telling) -> None:
+    from rotation.notices.kinds import Facts, NoticeKind
+    from rotation.notices.writing import tell
+
+    channel = t.channel("hook")
+    for _ in range(2):
+        facts = Facts(at=t.now.isoformat())
+        tell([channel], NoticeKind.TEST, facts, dedup="same", team_id=channel.team_id, now=t.now)
+    assert channel.notices.count() == 1
+
+
 # Signed events ------------------------------------------------------------------------------------
 
 
