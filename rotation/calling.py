@@ -60,6 +60,7 @@ class Settlement:
     retry: timedelta | None = None
     request_id: str = ""
     issued: Issued | None = None
+    used_at: datetime | None = None  # by the provider's account
     reached: bool | None = True
 
 
@@ -296,6 +297,15 @@ def _confirm(operation: Operation, driver: Driver, spec: ProviderSpec, now: date
     return Settlement(OperationState.PENDING, str(result.outcome), what, retry=delay, reached=reached)
 
 
+def _inspect(operation: Operation, driver: Driver, spec: ProviderSpec, now: datetime) -> Settlement:
+    """When the provider itself last saw the key. It is asked before a probe of ours, which it would see."""
+    wanted = _need_id(operation)
+    for entry in driver.list(spec):
+        if entry.provider_key_id == wanted:
+            return Settlement(OperationState.DONE, "inspected", used_at=entry.last_used_at)
+    return Settlement(OperationState.FAILED, "not_listed", "the provider does not list this key")
+
+
 _HANDLERS = {
     Kind.ISSUE: _issue,
     Kind.RECONCILE: _reconcile,
@@ -305,4 +315,5 @@ _HANDLERS = {
     Kind.ENABLE: _enable,
     Kind.REVOKE: _revoke,
     Kind.CONFIRM: _confirm,
+    Kind.INSPECT: _inspect,
 }

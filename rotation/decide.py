@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from rotation.facts import (
     HELD_BACK,
+    IN_FLIGHT,
     TERMINAL,
     Action,
     Attention,
@@ -32,8 +33,6 @@ from rotation.gates import approval_missing, closed, late, passes_half, patience
 from rotation.judge import FAILED_CHECKS, PASSES_NEEDED, Verdict
 
 PROPAGATION_BUDGET = timedelta(minutes=5)
-
-_IN_FLIGHT = frozenset({OperationState.PENDING, OperationState.RUNNING})
 
 
 def decide(rotation: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -> Action:
@@ -64,7 +63,7 @@ def _aborted(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -
         return None
     issue = seen.operations.get((Kind.ISSUE, Side.INCOMING))
     if not r.incoming_held:
-        if issue is not None and issue.state in _IN_FLIGHT:
+        if issue is not None and issue.state in IN_FLIGHT:
             return Wait("the answer of the provider, before anything is cleaned up", _later(r, now))
         if issue is not None and issue.state is OperationState.UNKNOWN:
             return _reconcile(r, seen, now)
@@ -77,7 +76,7 @@ def _roll_back(r: Snapshot, seen: Observations, reason: str, now: datetime) -> A
         enable = seen.operations.get((Kind.ENABLE, Side.OUTGOING))
         if enable is None or enable.state is OperationState.DONE:
             return Call(Kind.ENABLE, Side.OUTGOING)
-        if enable.state in _IN_FLIGHT or enable.state is OperationState.UNKNOWN:
+        if enable.state in IN_FLIGHT or enable.state is OperationState.UNKNOWN:
             return _wait_for(enable, "the outgoing key to be enabled again", r, now)
         return Attention("enable_failed", enable.message, (Verb.ADVANCE, Verb.EMERGENCY))
     if r.outgoing_compromised and not r.abort_asked:
@@ -152,7 +151,7 @@ def _issue(r: Snapshot, seen: Observations, now: datetime) -> Action:
     issue = seen.operations.get((Kind.ISSUE, Side.INCOMING))
     if issue is not None and issue.state is OperationState.UNKNOWN:
         return _reconcile(r, seen, now)
-    if issue is not None and issue.state in _IN_FLIGHT:
+    if issue is not None and issue.state in IN_FLIGHT:
         return _wait_for(issue, "the provider to create the new key", r, now, code="issuing")
     if issue is not None and issue.state is OperationState.NEEDS_PERSON:
         return Attention(
@@ -178,7 +177,7 @@ def _reconcile(r: Snapshot, seen: Observations, now: datetime) -> Action:
     if found is None or found.state is OperationState.DONE:
         # A reconcile that is done has resolved the unknown issue; a newer unknown one needs its own.
         return Call(Kind.RECONCILE, Side.INCOMING)
-    if found.state in _IN_FLIGHT or found.state is OperationState.UNKNOWN:
+    if found.state in IN_FLIGHT or found.state is OperationState.UNKNOWN:
         return _wait_for(found, "finding out whether the provider created a key", r, now)
     if r.attention in ("possible_orphan", "not_rotated"):
         return Wait("a person must look at the provider", _later(r, now), code=r.attention)
@@ -206,7 +205,7 @@ def _verify(r: Snapshot, seen: Observations, now: datetime) -> Action:
     check = seen.operations.get((Kind.VERIFY, Side.INCOMING))
     if check is None:
         return Call(Kind.VERIFY, Side.INCOMING)
-    if check.state in _IN_FLIGHT or check.state is OperationState.UNKNOWN:
+    if check.state in IN_FLIGHT or check.state is OperationState.UNKNOWN:
         return _wait_for(check, "the provider to accept the new key", r, now, code="verifying")
     if check.state is OperationState.DONE and check.outcome in ("verified", "outgoing_dead"):
         return Enter(Stage.SHIFT, "the new key passed the probe, a garbled one failed it")
@@ -272,7 +271,8 @@ def _monitor(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -
         until = min(now + max(left, timedelta(milliseconds=200)), _later(r, now))
         reason = verdict.reason if verdict.kind != "pass" else f"{_hms(left)} more of observed healthy time"
         return Wait(reason, until, code="monitoring" if verdict.kind == "pass" else verdict.code)
-    if verdict.kind == "hold":
+    # Also when late reports filled the clock: the present has to look well too, once.
+    if verdict.kind != "pass" and (verdict.kind == "hold" or not r.outgoing_compromised):
         return Wait(verdict.reason, _later(r, now), code=verdict.code)
     force_after = r.policy.force_after
     forced = force_after is not None and now >= r.stage_entered_at + force_after
@@ -297,7 +297,7 @@ def _revoke(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) ->
     disable = seen.operations.get((Kind.DISABLE, Side.OUTGOING))
     if disable is None:
         return Call(Kind.DISABLE, Side.OUTGOING)
-    if disable.state in _IN_FLIGHT or disable.state is OperationState.UNKNOWN:
+    if disable.state in IN_FLIGHT or disable.state is OperationState.UNKNOWN:
         return _wait_for(disable, "the provider to disable the outgoing key", r, now, code="disabling")
     if disable.state is not OperationState.DONE:
         return Attention("disable_failed", disable.message, (Verb.RESUME, Verb.ADVANCE, Verb.ABORT))
@@ -324,7 +324,7 @@ def _until_dead(r: Snapshot, seen: Observations, side: Side, now: datetime) -> A
     revoke = seen.operations.get((Kind.REVOKE, side))
     if revoke is None:
         return Call(Kind.REVOKE, side)
-    if revoke.state in _IN_FLIGHT:
+    if revoke.state in IN_FLIGHT:
         return _wait_for(revoke, f"the provider to revoke the {side} key", r, now, code="revoking")
     if revoke.state is OperationState.NEEDS_PERSON:
         advice = f"revoke the {side} key at the provider, then confirm it here"
@@ -336,7 +336,7 @@ def _until_dead(r: Snapshot, seen: Observations, side: Side, now: datetime) -> A
     confirm = seen.operations.get((Kind.CONFIRM, side))
     if confirm is None:
         return Call(Kind.CONFIRM, side)
-    if confirm.state in _IN_FLIGHT or confirm.state is OperationState.UNKNOWN:
+    if confirm.state in IN_FLIGHT or confirm.state is OperationState.UNKNOWN:
         return _wait_for(confirm, f"the provider to refuse the {side} key", r, now, code="confirming")
     if confirm.outcome == "dead":
         return None
@@ -370,23 +370,7 @@ def clean_up(r: Snapshot, seen: Observations, *, due_at: datetime, now: datetime
     return _until_dead(r, seen, Side.INCOMING, now)
 
 
-# Probes and verbs ----------------------------------------------------------------------------------
-
-
-def probes_due(r: Snapshot, seen: Observations, now: datetime) -> tuple[Side, ...]:
-    """The sides whose key should be probed now: both, every ``probe_every``, while both are honoured."""
-    if not seen.can_probe or r.stage not in (Stage.SHIFT, Stage.MONITOR):
-        return ()
-    due = []
-    for side, evidence in ((Side.INCOMING, seen.incoming), (Side.OUTGOING, seen.outgoing)):
-        if side is Side.OUTGOING and (not r.has_outgoing or r.no_fallback):
-            continue
-        operation = seen.operations.get((Kind.PROBE, side))
-        if operation is not None and operation.state in _IN_FLIGHT:
-            continue
-        if evidence.probe_at is None or now - evidence.probe_at >= r.policy.probe_every:
-            due.append(side)
-    return tuple(due)
+# Verbs ---------------------------------------------------------------------------------------------
 
 
 def allowed_verbs(

@@ -20,9 +20,11 @@ from keyvault.actors import SYSTEM, Actor
 from keyvault.domain import State
 from keyvault.models import KeyVersion
 from keyvault.services import keys as key_services
+from rotation import counting, late, monitored
 from rotation.dates import due_of
-from rotation.decide import clean_up, decide, probes_due
+from rotation.decide import clean_up, decide
 from rotation.facts import (
+    ROUTINE,
     TERMINAL,
     Action,
     Attention,
@@ -35,18 +37,26 @@ from rotation.facts import (
     SetWeight,
     Shares,
     Side,
+    Snapshot,
     Stage,
     Wait,
 )
-from rotation.judge import Verdict, judge, tally
+from rotation.judge import Verdict, judge
 from rotation.models import KeySchedule, Operation, Rotation, RotationEvent, RotationRecord
+from rotation.monitored import tally
 from rotation.notices.writing import note
-from rotation.observe import observe, quiet_proof, snapshot
+from rotation.observe import observe, snapshot
 from rotation.policy import Policy, format_duration, from_json
+from rotation.proof import quiet_proof
+from rotation.routine import routine_due
 from rotation.schedule import RETRY_AFTER
 
 # More than the longest run of actions that need no answer from outside; a bound, not a pace.
 ACTIONS_AT_ONCE = 12
+
+# What the outgoing version did in this time before the shift is what the incoming one is compared with
+# once nobody uses the outgoing one any more.
+BASELINE = timedelta(hours=24)
 
 # How an operation is announced after commit. The broker is a doorbell: losing the ring loses nothing.
 Ring = Callable[[uuid.UUID], None]
@@ -84,8 +94,8 @@ def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = Non
         seen = observe(rotation, now)
         verdict = _check(rotation, seen, now)
         state = snapshot(rotation)
-        for side in probes_due(state, seen, now):
-            _call(rotation, Call(Kind.PROBE, side), now, ring)
+        for call in routine_due(state, seen, now):
+            _call(rotation, call, now, ring)
         action = decide(state, seen, verdict, now)
         _execute(rotation, action, seen, now, ring)
         rotation.save()  # each move by itself, so that the database can check it
@@ -102,20 +112,29 @@ def _check(rotation: Rotation, seen: Observations, now: datetime) -> Verdict:
     since = now - rotation.last_check_at if rotation.last_check_at else None
     if since is not None and timedelta(0) <= since < state.policy.check_every * 0.9:
         return verdict
-    counted = tally(
-        state,
-        verdict,
-        last_check=rotation.last_check_at,
-        slack=timedelta(seconds=3 * settings.KEYTURN_TICK),
-        now=now,
-    )
+    counted = tally(state, verdict)
     rotation.passes, rotation.failed_checks = counted.passes, counted.failed_checks
-    rotation.monitored_seconds = counted.monitored.total_seconds()
-    rotation.clock_note = counted.clock_note[:500]
+    _run_clock(rotation, state, seen, verdict, now)
     rotation.last_check_at = now
     rotation.verdict, rotation.verdict_code = verdict.kind, verdict.code
     rotation.verdict_reason = verdict.reason[:500]
     return verdict
+
+
+def _run_clock(
+    rotation: Rotation, state: Snapshot, seen: Observations, verdict: Verdict, now: datetime
+) -> None:
+    """Decide the time since the last check, and what reports that came late say of the gaps before."""
+    if rotation.stage != Stage.MONITOR:
+        rotation.clock_note = ""
+        return
+    clock = monitored.from_json(rotation.clock, state.monitored)
+    longest = monitored.longest_span(state.policy, timedelta(seconds=settings.KEYTURN_TICK))
+    clock = monitored.run_on(clock, state, verdict, longest=longest, now=now)
+    clock = late.count_late(rotation, state, clock, seen.baseline, now)
+    rotation.clock = monitored.to_json(clock)
+    rotation.monitored_seconds = clock.monitored.total_seconds()
+    rotation.clock_note = clock.note[:500]
 
 
 def _execute(rotation: Rotation, action: Action, seen: Observations, now: datetime, ring: Ring) -> None:
@@ -221,7 +240,7 @@ def _call(rotation: Rotation, action: Call, now: datetime, ring: Ring) -> None:
         created_at=now,
         retry_at=now,
     )
-    if action.kind is not Kind.PROBE:
+    if action.kind not in ROUTINE:
         event(
             rotation,
             "operation",
@@ -306,6 +325,9 @@ def _enter_shift(rotation: Rotation, policy: Policy, seen: Observations, now: da
     if check is not None and check.outcome == "outgoing_dead":
         rotation.no_fallback = True
     rotation.step, rotation.weight, rotation.step_entered_at = 0, 0, now
+    if rotation.outgoing_id is not None:
+        baseline = counting.before(rotation.outgoing_id, now - BASELINE)
+        rotation.baseline_requests, rotation.baseline_errors = baseline.total, baseline.errors
     if rotation.incoming is None:
         raise RuntimeError("nothing to shift to")
     key_services.offer(
@@ -323,6 +345,7 @@ def _enter_shift(rotation: Rotation, policy: Policy, seen: Observations, now: da
 def _enter_monitor(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
     key_services.promote(SYSTEM, rotation.key, now=now)
     rotation.weight, rotation.monitored_seconds, rotation.last_check_at = 100, 0, None
+    rotation.clock = None
 
 
 def _enter_revoke(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:

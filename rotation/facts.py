@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -53,6 +53,11 @@ class Kind(StrEnum):
     ENABLE = "enable"
     REVOKE = "revoke"
     CONFIRM = "confirm"
+    INSPECT = "inspect"  # ask the provider when it last saw the key
+
+
+# Asked again and again while a rotation runs; they are no steps of it and leave no event.
+ROUTINE = frozenset({Kind.PROBE, Kind.INSPECT})
 
 
 class Side(StrEnum):
@@ -73,6 +78,9 @@ class OperationState(StrEnum):
 PROVIDER_BUSY = "provider_busy"
 PROVIDER_DOWN = "provider_down"
 HELD_BACK = frozenset({PROVIDER_BUSY, PROVIDER_DOWN})
+
+
+IN_FLIGHT = frozenset({OperationState.PENDING, OperationState.RUNNING})
 
 
 class Verb(StrEnum):
@@ -118,6 +126,9 @@ class Counts:
     server_error: int = 0
     timeout: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
     @property
     def total(self) -> int:
         return (
@@ -142,12 +153,19 @@ class Evidence:
     """What is known of one version at this instant."""
 
     counts: Counts = field(default_factory=Counts)
+    weighed: Counts | None = None  # the same with no instance outweighing the others; None: as reported
     auth_invalid_instances: int = 0
+    refused_by_us: int = 0  # of auth_invalid: what Keyturn itself refused, as the issuer of the key
     failing_instances: int = 0
     auth_missing_instances: tuple[str, ...] = ()
     reporting_instances: tuple[str, ...] = ()
     probe: str = ""  # outcome of the latest probe: accepted, rejected, ... or empty
     probe_at: datetime | None = None
+
+    @property
+    def fair(self) -> Counts:
+        """What rates and samples are taken from: no instance decides alone."""
+        return self.counts if self.weighed is None else self.weighed
 
 
 class Clause(StrEnum):
@@ -157,6 +175,7 @@ class Clause(StrEnum):
     MOVED = "moved"  # every instance that was active lately has been given the incoming version
     JOBS = "jobs"  # no open jobs under it
     TOKENS = "tokens"  # what was minted from it has run out
+    PROVIDER = "provider"  # the provider itself did not see it used
 
 
 @dataclass(frozen=True)
@@ -184,6 +203,7 @@ class Observations:
 
     incoming: Evidence = field(default_factory=Evidence)
     outgoing: Evidence = field(default_factory=Evidence)
+    baseline: Counts = field(default_factory=Counts)  # of the outgoing version before the shift
     silent: tuple[str, ...] = ()
     instances: int = 0  # active in the window
     assigned: int = 0  # of those, how many fall to the incoming version at the present weight
@@ -196,6 +216,7 @@ class Observations:
     can_disable: bool = False
     can_revoke: bool = False
     can_probe: bool = True
+    can_inspect: bool = False  # the provider tells when a key was last used
     quota_full: bool = False
 
 

@@ -122,6 +122,12 @@ class Rotation(UUIDModel):
     monitored_seconds = models.FloatField(default=0)
     last_check_at = models.DateTimeField(null=True, blank=True)
     clock_note = models.CharField(max_length=500, blank=True)
+    clock = models.JSONField(null=True, blank=True)  # monitored.to_json: what is decided, and the gaps
+    # Reported requests with the outgoing version in the day before the shift, and how many of them failed
+    baseline_requests = models.PositiveBigIntegerField(default=0, db_default=0)
+    baseline_errors = models.PositiveBigIntegerField(default=0, db_default=0)
+    inspected_at = models.DateTimeField(null=True, blank=True)  # when the provider told of the outgoing key
+    provider_used_at = models.DateTimeField(null=True, blank=True)  # its last use there that was not ours
     verdict = models.CharField(max_length=16, blank=True)
     verdict_code = models.CharField(max_length=32, blank=True)
     verdict_reason = models.CharField(max_length=500, blank=True)

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
-from django.db.models import Max, Q, Sum
-
-from keyvault import jobs, readers, verifiers
-from keyvault.domain import Instance, Split, State, gets_pending
+from keyvault import readers
+from keyvault.domain import Instance, Label, Split, State, choose
 from keyvault.models import KeyVersion, UsageLine
-from keyvault.models.activity import OUTCOMES
-from rotation import specs
+from rotation import counting, proof, specs
 from rotation.approvals import approvals_of, counted, lapses
+from rotation.counting import Line
 from rotation.facts import (
-    FAILURES,
-    Clause,
+    ROUTINE,
     Counts,
     Evidence,
     Kind,
     Observations,
-    Offender,
     OperationState,
     OperationView,
     Shares,
@@ -34,7 +28,7 @@ from rotation.facts import (
 from rotation.models import Operation, Rotation
 from rotation.policy import APPROVALS, Policy, from_json
 
-ACTIVE_INSTANCE = timedelta(days=7)
+ROUTINE_CALLS = ((Kind.PROBE, Side.INCOMING), (Kind.PROBE, Side.OUTGOING), (Kind.INSPECT, Side.OUTGOING))
 
 
 def snapshot(rotation: Rotation) -> Snapshot:
@@ -75,19 +69,32 @@ def observe(rotation: Rotation, now: datetime) -> Observations:
     provider = rotation.key.service.provider
     able = specs.capabilities(provider)
     operations = _operations(rotation)
-    incoming, outgoing, reporting = _evidence(rotation, policy, operations, now)
+    lines, reporting = _lines(rotation, policy, now)
     shifting = rotation.stage in (Stage.SHIFT, Stage.MONITOR, Stage.REVOKE)
     given = readers.given(rotation.key_id, now - _activity_span(policy))
     active = {(one.consumer, one.instance) for one in given} if shifting else set()
-    assigned = _assigned(rotation, active)
+    assigned = _assigned(rotation, active, now) if active else set()
+    peers = {Side.INCOMING: len(assigned), Side.OUTGOING: len(active - assigned)}
+    incoming, outgoing = (
+        counting.fold(
+            lines[side],
+            peers=peers[side],
+            min_samples=policy.min_samples,
+            probe=operations.get((Kind.PROBE, side)),
+        )
+        for side in (Side.INCOMING, Side.OUTGOING)
+    )
     given_approvals = approvals_of(rotation, now)
     return Observations(
         incoming=incoming,
         outgoing=outgoing,
+        baseline=Counts(
+            ok=rotation.baseline_requests - rotation.baseline_errors, server_error=rotation.baseline_errors
+        ),
         silent=_silent(rotation, policy, reporting, now) if shifting else (),
         instances=len(active),
         assigned=len(assigned),
-        offenders=offenders(rotation, policy, now) if rotation.stage == Stage.MONITOR else (),
+        offenders=proof.offenders(rotation, policy, now) if rotation.stage == Stage.MONITOR else (),
         shares=_shares(rotation, active, assigned, given, (incoming, outgoing)),
         operations=operations,
         approvals={transition: counted(given_approvals, transition) for transition in APPROVALS},
@@ -98,6 +105,7 @@ def observe(rotation: Rotation, now: datetime) -> Observations:
         else able.disable,
         can_revoke=able.revoke,
         can_probe=specs.can_probe(provider),
+        can_inspect=rotation.outgoing is not None and specs.can_inspect(provider, rotation.outgoing),
         quota_full=_quota_full(rotation),
     )
 
@@ -109,12 +117,12 @@ def _activity_span(policy: Policy) -> timedelta:
 def _operations(rotation: Rotation) -> dict[tuple[Kind, Side], OperationView]:
     """The latest operation of each kind and side that no person superseded."""
     rows = Operation.objects.filter(rotation=rotation, superseded=False)
-    latest = rows.exclude(kind=Kind.PROBE).order_by("created_at")
+    latest = rows.exclude(kind__in=ROUTINE).order_by("created_at")
     views = {(Kind(row.kind), Side(row.side)): _view(row) for row in latest}
-    for side in Side:
-        probe = rows.filter(kind=Kind.PROBE, side=side).order_by("-created_at").first()
-        if probe is not None:
-            views[(Kind.PROBE, side)] = _view(probe)
+    for kind, side in ROUTINE_CALLS:
+        last = rows.filter(kind=kind, side=side).order_by("-created_at").first()
+        if last is not None:
+            views[(kind, side)] = _view(last)
     return views
 
 
@@ -130,84 +138,44 @@ def _view(row: Operation) -> OperationView:
     )
 
 
-def _evidence(
-    rotation: Rotation, policy: Policy, operations: dict[tuple[Kind, Side], OperationView], now: datetime
-) -> tuple[Evidence, Evidence, set[Instance]]:
-    sums = {name: Sum(name) for name in OUTCOMES}
-    versions = [v for v in (rotation.incoming_id, rotation.outgoing_id) if v is not None]
-    rows = (
-        UsageLine.objects.filter(version_id__in=versions, to_at__gt=now - policy.window)
-        .values("version_id", "consumer__slug", "instance", "credential")
-        .annotate(**sums)
-    )
-    by_version: dict[uuid.UUID, list[Mapping[str, Any]]] = {}
-    reporting: set[Instance] = set()
-    for row in rows:
-        by_version.setdefault(row["version_id"], []).append(row)
-        reporting.add((row["consumer__slug"], row["instance"]))
-    sides = []
-    for side, version_id in ((Side.INCOMING, rotation.incoming_id), (Side.OUTGOING, rotation.outgoing_id)):
-        lines = by_version.get(version_id, []) if version_id else []
-        probe = operations.get((Kind.PROBE, side))
-        done = probe is not None and probe.state is OperationState.DONE
-        sides.append(
-            _fold(
-                lines, probe.outcome if probe and done else "", probe.finished_at if probe and done else None
-            )
-        )
-    return sides[0], sides[1], reporting
-
-
-def _fold(lines: Iterable[Mapping[str, Any]], probe: str, probe_at: datetime | None) -> Evidence:
-    totals = dict.fromkeys((item.name for item in fields(Counts)), 0)
-    invalid: set[Instance] = set()
-    failing: set[Instance] = set()
-    missing: set[str] = set()
-    names: set[str] = set()
-    for line in lines:
-        place = (str(line["consumer__slug"]), str(line["instance"]))
-        names.add("/".join(place))
-        by_key = line["credential"] == "key"
-        for name in OUTCOMES:
-            n: int = line[name]
-            # A 401 to an access token tells of its paths or its age, not of the key: a client error.
-            target = "client_error" if not by_key and name in ("auth_invalid", "auth_missing") else name
-            totals[target] += n
-            if n and target in FAILURES:
-                failing.add(place)
-            if by_key and n and name == "auth_invalid":
-                invalid.add(place)
-            if by_key and n and name == "auth_missing":
-                missing.add("/".join(place))
-    return Evidence(
-        counts=Counts(**totals),
-        auth_invalid_instances=len(invalid),
-        failing_instances=len(failing),
-        auth_missing_instances=tuple(sorted(missing)),
-        reporting_instances=tuple(sorted(names)),
-        probe=probe,
-        probe_at=probe_at,
-    )
+def _lines(rotation: Rotation, policy: Policy, now: datetime) -> tuple[dict[Side, list[Line]], set[Instance]]:
+    """The lines of both versions in the window, and the instances that reported them."""
+    ids = {Side.INCOMING: rotation.incoming_id, Side.OUTGOING: rotation.outgoing_id}
+    versions = [version_id for version_id in ids.values() if version_id is not None]
+    told = counting.reported(versions, now - policy.window)
+    reporting = {line.place for lines in told.values() for line in lines}
+    if rotation.key.service.provider.driver == "generated":
+        for version_id, lines in counting.verified(versions, now - policy.window).items():
+            told.setdefault(version_id, []).extend(lines)
+    return {side: told.get(pk, []) if pk else [] for side, pk in ids.items()}, reporting
 
 
 def _silent(rotation: Rotation, policy: Policy, reporting: set[Instance], now: datetime) -> tuple[str, ...]:
     """Instances that reported in the two windows before, and not in this one."""
+    versions = [pk for pk in (rotation.incoming_id, rotation.outgoing_id) if pk is not None]
     before = (
         UsageLine.objects.filter(
-            key=rotation.key_id, to_at__gt=now - 3 * policy.window, to_at__lte=now - policy.window
+            version_id__in=versions, to_at__gt=now - 3 * policy.window, to_at__lte=now - policy.window
         )
+        .order_by()
         .values_list("consumer__slug", "instance")
         .distinct()
     )
     return tuple(sorted(f"{consumer}/{name}" for consumer, name in set(before) - reporting))
 
 
-def _assigned(rotation: Rotation, active: set[Instance]) -> set[Instance]:
-    if rotation.stage in (Stage.MONITOR, Stage.REVOKE):
-        return active
-    key = rotation.key
-    split = Split(rotation.weight, bytes(rotation.salt), frozenset(key.canaries), frozenset(key.pinned))
-    return {(consumer, name) for consumer, name in active if gets_pending(split, consumer, name)}
+def _assigned(rotation: Rotation, active: set[Instance], now: datetime) -> set[Instance]:
+    """The active instances that fall to the incoming version: delivery's own choice, asked of all of them."""
+    key, held = rotation.key, proof.held_by_jobs(rotation, rotation.outgoing, now)
+    split = None
+    if rotation.stage == Stage.SHIFT:
+        split = Split(rotation.weight, bytes(rotation.salt), frozenset(key.canaries), frozenset(key.pinned))
+    wanted = Label.PENDING if split is not None else Label.CURRENT
+    return {
+        (consumer, name)
+        for consumer, name in active
+        if choose(split, consumer, name, holds_outgoing_jobs=(consumer, name) in held) is wanted
+    }
 
 
 def _shares(
@@ -242,110 +210,3 @@ def _quota_full(rotation: Rotation) -> bool:
         return False
     live = KeyVersion.objects.filter(key=rotation.key_id, state__in=[State.ACTIVE, State.DISABLED])
     return live.count() >= limit
-
-
-# Quiet proof ---------------------------------------------------------------------------------------
-
-
-def offenders(rotation: Rotation, policy: Policy, now: datetime) -> tuple[Offender, ...]:
-    """Every reason why the outgoing version cannot be revoked yet, with the name of who causes it.
-
-    1. It was delivered, reported as used, or verified by us, within the quiet time.
-    2. An instance active in the last 7 days was never given the incoming version.
-    3. Jobs opened under it are still open (providers that tie jobs to keys).
-    4. Access tokens minted from it may still live.
-    """
-    unmet = quiet_proof(rotation, policy, now)
-    found: dict[str, Offender] = {}
-    # An instance is named once: open jobs say more than a late use, a late use more than what was not seen.
-    for clause in (Clause.MOVED, Clause.UNUSED, Clause.JOBS):
-        found |= {offender.who: offender for offender in unmet.get(clause, ())}
-    if not found:
-        found = {offender.who: offender for offender in unmet.get(Clause.TOKENS, ())}
-    return tuple(sorted(found.values(), key=lambda offender: offender.who))
-
-
-def quiet_proof(rotation: Rotation, policy: Policy, now: datetime) -> Mapping[Clause, Sequence[Offender]]:
-    """Every clause of the proof with those who stand against it. Empty where there is no outgoing version."""
-    outgoing = rotation.outgoing
-    if outgoing is None:
-        return {}
-    quiet_since, active_since = now - policy.quiet_needed, now - ACTIVE_INSTANCE
-    given = readers.last_given(rotation.key_id, min(quiet_since, active_since, rotation.created_at))
-    before, after = given.get(outgoing.id, {}), _given_incoming(rotation, given)
-    unused = [
-        Offender(who, f"last seen on v{outgoing.number} {_ago(now - last)} ago", last)
-        for who, last in _last_used(outgoing, before, quiet_since).items()
-    ]
-    behind = [
-        Offender("/".join(place), f"not seen on the incoming version since {last:%Y-%m-%d %H:%M} UTC", last)
-        for place, last in before.items()
-        if last > active_since and place not in after
-    ]
-    busy = [
-        Offender(who, f"has jobs open under v{outgoing.number}", last)
-        for who, last in _open_jobs(rotation, outgoing, now).items()
-    ]
-    found = {
-        Clause.UNUSED: unused,
-        Clause.MOVED: behind,
-        Clause.JOBS: busy,
-        Clause.TOKENS: list(_derived_tokens(rotation, outgoing, before, now)),
-    }
-    return {clause: sorted(them, key=lambda offender: offender.who) for clause, them in found.items()}
-
-
-def _given_incoming(
-    rotation: Rotation, given: Mapping[uuid.UUID, Mapping[Instance, datetime]]
-) -> set[Instance]:
-    """The instances that were given the incoming version since the rotation began."""
-    if rotation.incoming_id is None:
-        return set()
-    return {
-        place for place, last in given.get(rotation.incoming_id, {}).items() if last > rotation.created_at
-    }
-
-
-def _last_used(
-    outgoing: KeyVersion, given: Mapping[Instance, datetime], since: datetime
-) -> dict[str, datetime]:
-    used = {"/".join(place): last for place, last in given.items() if last > since}
-    busy = Q()
-    for outcome in OUTCOMES:
-        busy |= Q(**{f"{outcome}__gt": 0})
-    told = UsageLine.objects.filter(busy, version=outgoing, to_at__gt=since)
-    for consumer, name, last in told.values_list("consumer__slug", "instance").annotate(last=Max("to_at")):
-        who = f"{consumer}/{name}"
-        used[who] = max(last, used.get(who, last))
-    if outgoing.token_digest is not None:  # else it is not a key that we issued, and nobody can verify it
-        for caller, last in verifiers.last_used(outgoing.id, since).items():
-            used[f"verified by {caller}"] = last
-    return used
-
-
-def _open_jobs(rotation: Rotation, outgoing: KeyVersion, now: datetime) -> dict[str, datetime]:
-    provider = rotation.key.service.provider
-    if not provider.key_affine:
-        return {}
-    since = now - timedelta(seconds=provider.max_job_age_seconds)
-    return {"/".join(place): last for place, last in jobs.open_jobs(outgoing.id, since).items()}
-
-
-def _derived_tokens(
-    rotation: Rotation, outgoing: KeyVersion, given: Mapping[Instance, datetime], now: datetime
-) -> Iterator[Offender]:
-    life = rotation.key.service.provider.derived_token_seconds
-    if not life:
-        return
-    used = _last_used(outgoing, given, now - timedelta(seconds=life))
-    if used:
-        why = f"minted from v{outgoing.number} may live {life} s"
-        yield Offender("access tokens", why, max(used.values()))
-
-
-def _ago(span: timedelta) -> str:
-    seconds = int(span.total_seconds())
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"

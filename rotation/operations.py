@@ -22,13 +22,15 @@ from keyvault.models import KeyVersion
 from keyvault.services import keys as key_services
 from rotation import breaker, engine
 from rotation.calling import Settlement, call
-from rotation.facts import Kind, OperationState, Side
+from rotation.facts import ROUTINE, Kind, OperationState, Side
 from rotation.models import Operation, Rotation
+from rotation.policy import from_json
 
 __all__ = ["LEASE", "Settlement", "call", "claim", "perform", "settle", "sweep"]
 
 log = structlog.get_logger("keyturn.operations")
 
+CLOCKS_DIFFER = timedelta(minutes=1)  # between us and a provider
 LEASE = timedelta(seconds=60)
 
 
@@ -134,7 +136,7 @@ def settle(
     if settlement.state is OperationState.DONE:
         _apply(rotation, operation, settlement, now)
     operation.save()
-    if settlement.retry is None and operation.kind != Kind.PROBE:
+    if settlement.retry is None and operation.kind not in ROUTINE:
         engine.event(
             rotation,
             "operation",
@@ -176,6 +178,26 @@ def _apply(rotation: Rotation, operation: Operation, settlement: Settlement, now
             key_services.mark_revoked(SYSTEM, key, version, now=now)
         case Kind.CONFIRM if settlement.outcome == "alive":
             _revoke_again(rotation, operation)
+        case Kind.INSPECT:
+            _note_inspection(rotation, settlement, now)
+
+
+def _note_inspection(rotation: Rotation, settlement: Settlement, now: datetime) -> None:
+    """What the provider saw is a use by somebody else, unless it can be a call of ours."""
+    rotation.inspected_at = now
+    ours = Operation.objects.filter(rotation=rotation, side=Side.OUTGOING, started_at__isnull=False)
+    calls = [*ours.filter(kind=Kind.PROBE).order_by("-created_at")[:2]]
+    calls += Operation.objects.filter(rotation=rotation, kind=Kind.VERIFY, started_at__isnull=False)
+    used, slack = settlement.used_at, min(CLOCKS_DIFFER, from_json(rotation.policy).probe_every / 5)
+    if used is not None and not any(_within(used, call, slack) for call in calls):
+        rotation.provider_used_at = max(used, rotation.provider_used_at or used)
+    rotation.save(update_fields=["inspected_at", "provider_used_at"])
+
+
+def _within(moment: datetime, call: Operation, slack: timedelta) -> bool:
+    """Whether this may be when the provider saw our call, by a clock that differs somewhat from ours."""
+    start, end = call.started_at or moment, call.finished_at or call.started_at or moment
+    return start - slack <= moment <= end + slack
 
 
 def _take_issued(

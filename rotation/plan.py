@@ -22,10 +22,10 @@ from rotation.drivers.base import Capabilities
 from rotation.facts import Stage
 from rotation.judge import PASSES_NEEDED
 from rotation.models import Rotation
-from rotation.observe import ACTIVE_INSTANCE
 from rotation.planned import PlannedCall as PlannedCall
 from rotation.planned import cools_off, next_number, plan_digest, planned_calls
 from rotation.policy import APPROVALS, Policy
+from rotation.proof import ACTIVE_INSTANCE
 
 
 @dataclass(frozen=True)

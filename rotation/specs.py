@@ -44,3 +44,8 @@ def capabilities(provider: Provider) -> Capabilities:
 
 def can_probe(provider: Provider) -> bool:
     return provider.driver == "generated" or bool(provider.probe)
+
+
+def can_inspect(provider: Provider, version: KeyVersion) -> bool:
+    """Whether the provider tells when it last saw this version."""
+    return capabilities(provider).last_used and bool(version.provider_key_id)

@@ -121,7 +121,23 @@ class UsageLine(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["version", "to_at"], name="usage_version_to"),
-            models.Index(fields=["version", "consumer", "instance"], name="usage_instance"),
+            # What came since somebody last looked, also where it tells of long ago.
+            models.Index(fields=["version", "received_at"], name="usage_version_received"),
+        ]
+
+
+class LastUse(models.Model):
+    """When an instance last reported that it used a version: one row, however often it reports."""
+
+    version = models.ForeignKey(KeyVersion, **_UNCHECKED)
+    consumer = models.ForeignKey(Consumer, **_UNCHECKED)
+    instance = models.CharField(max_length=128)
+    last_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["version", "last_at"], name="last_use_version")]
+        constraints = [
+            models.UniqueConstraint(fields=["version", "consumer", "instance"], name="last_use_once")
         ]
 
 
@@ -138,6 +154,11 @@ class OpenJobs(UUIDModel):
     last_to_at = models.DateTimeField()  # the end of the latest report
 
     class Meta:
+        indexes = [
+            models.Index(
+                fields=["version", "last_to_at"], condition=models.Q(open__gt=0), name="open_jobs_version"
+            )
+        ]
         constraints = [
             models.UniqueConstraint(fields=["version", "consumer", "instance"], name="open_jobs_once")
         ]

@@ -19,6 +19,7 @@ from keyvault.models import (
     Delivery,
     FoldMark,
     Key,
+    LastUse,
     OpenJobs,
     UsageLine,
     UsageReport,
@@ -90,8 +91,23 @@ def accept_report(consumer: Consumer, key: Key, report: ReportInput, *, now: dat
             )
             for line in report.lines
         )
+        _note_use(consumer, report, versions, min(report.to_at, now))
         _count_jobs(consumer, report, versions, min(report.to_at, now))
     return True
+
+
+def _note_use(
+    consumer: Consumer, report: ReportInput, versions: Mapping[int, uuid.UUID], to_at: datetime
+) -> None:
+    used = {versions[line.version] for line in report.lines if any(line.counts.values())}
+    for version_id in sorted(used):
+        place = {"version_id": version_id, "consumer": consumer, "instance": report.instance}
+        rows = LastUse.objects.filter(**place)
+        if rows.filter(last_at__lt=to_at).update(last_at=to_at):
+            continue
+        _, created = LastUse.objects.get_or_create(**place, defaults={"last_at": to_at})
+        if not created:
+            rows.filter(last_at__lt=to_at).update(last_at=to_at)
 
 
 def _count_jobs(

@@ -15,10 +15,11 @@ from keyvault.models import KeyVersion
 from rotation.approvals import approvals_of
 from rotation.facts import Counts, Kind, Observations, Offender, Side, Stage, Verb
 from rotation.models import Rotation
-from rotation.observe import observe, offenders
+from rotation.observe import observe
 from rotation.plan import Plan
 from rotation.planned import rotation_digest
 from rotation.policy import APPROVALS, from_json
+from rotation.proof import offenders
 from rotation.services.verbs import verbs_of
 
 STAGES = [stage.value for stage in Stage]

@@ -15,9 +15,9 @@ from keyvault.models.activity import OUTCOMES
 from rotation.console.choices import Choice, choices, seen_mark
 from rotation.console.rail import Stop, rail
 from rotation.console.traffic import Traffic, traffic
-from rotation.facts import Counts, Kind, Observations, Side, Stage
+from rotation.facts import ROUTINE, Counts, Observations, Stage
 from rotation.models import Operation, Rotation, RotationEvent
-from rotation.observe import observe
+from rotation.observe import ROUTINE_CALLS, observe
 from rotation.policy import Policy, from_json
 
 OUTCOME_WORDS: Mapping[str, str] = {
@@ -246,11 +246,11 @@ def _event_lines(events: Sequence[RotationEvent]) -> list[EventLine]:
 
 
 def _calls(rotation: Rotation) -> list[Operation]:
-    """The latest calls to the provider; of the many probes only the last of each side."""
+    """The latest calls to the provider; of those made again and again only the last of each side."""
     rows = rotation.operations.select_related("version")
-    calls = list(rows.exclude(kind=Kind.PROBE).order_by("-created_at")[:20])
-    for side in Side:
-        calls += rows.filter(kind=Kind.PROBE, side=side).order_by("-created_at")[:1]
+    calls = list(rows.exclude(kind__in=ROUTINE).order_by("-created_at")[:20])
+    for kind, side in ROUTINE_CALLS:
+        calls += rows.filter(kind=kind, side=side).order_by("-created_at")[:1]
     return sorted(calls, key=lambda call: call.created_at, reverse=True)
 
 

@@ -7,6 +7,7 @@ import random
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Literal, Protocol, Self
@@ -183,6 +184,7 @@ class Capabilities:
     disable: bool  # reversible: disable and enable
     revoke: bool
     replay: bool  # the same idempotency key returns the same secret
+    last_used: bool = False  # list tells when each key was last used
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ class Listed:
 
     provider_key_id: str
     label: str
+    last_used_at: datetime | None = None  # None: never, or the provider does not tell
 
 
 @dataclass(frozen=True)

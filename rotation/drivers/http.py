@@ -15,6 +15,7 @@ No text of the provider's is passed on but an error code, which cannot hold a se
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import quote
 
 from keyvault.crypto.intake import SecretRefused, check_secret
@@ -43,6 +44,7 @@ from rotation.drivers.http_config import (
     fill_path,
     parse_body,
     pick,
+    read_time,
 )
 from rotation.egress import (
     EgressConnectError,
@@ -83,6 +85,7 @@ class HttpDriver:
             disable="disable" in declared and "enable" in declared,
             revoke="revoke" in declared,
             replay="issue" in declared and "idempotency_header" in declared,
+            last_used=_tells_last_use(declared),
         )
 
     def issue(self, spec: ProviderSpec, request: IssueRequest) -> Issued:
@@ -124,7 +127,8 @@ class HttpDriver:
         if not isinstance(items, list):
             raise OutcomeUnknown("answer_unusable", "the provider's list of keys is not a list")
         for item in items:
-            yield Listed(self._id(self._picked(call, item, "id")), self._label(call, item))
+            key_id, label = self._id(self._picked(call, item, "id")), self._label(call, item)
+            yield Listed(key_id, label, self._last_used(call, item))
 
     @staticmethod
     def _next(call: _Call, answer: object) -> str:
@@ -247,12 +251,28 @@ class HttpDriver:
         raise OutcomeUnknown("answer_unusable", "the provider's id of a key is not a short printable text")
 
     @staticmethod
+    def _last_used(call: _Call, item: object) -> datetime | None:
+        """A time as ISO 8601 with its zone, or in seconds since 1970; null for a key that was never used."""
+        if "last_used" not in call.declared:
+            return None
+        value = HttpDriver._picked(call, item, "last_used")
+        try:
+            return read_time(value)
+        except ValueError:
+            raise OutcomeUnknown("answer_unusable", "the provider's last use of a key is no time") from None
+
+    @staticmethod
     def _label(call: _Call, item: object) -> str:
         try:
             label = pick(item, str(call.declared["label"]))
         except PickError:
             return ""
         return label if isinstance(label, str) else ""
+
+
+def _tells_last_use(declared: Mapping[str, object]) -> bool:
+    listing = declared.get("list")
+    return isinstance(listing, Mapping) and "last_used" in listing
 
 
 def _judge(spec: ProviderSpec, call: _Call, response: EgressResponse) -> DriverError:

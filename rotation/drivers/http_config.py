@@ -5,7 +5,7 @@ Every part is optional; what is not declared needs a person:
     {"issue":   {"method": "POST", "path": "/keys", "body": {"name": "{label}"},
                  "secret": "/key", "id": "/id"},
      "list":    {"method": "GET", "path": "/keys", "items": "/keys", "id": "/id", "label": "/name",
-                 "next": "/next_cursor", "cursor": "cursor"},
+                 "last_used": "/last_used_at", "next": "/next_cursor", "cursor": "cursor"},
      "disable": {"method": "POST", "path": "/keys/{id}/disable"},
      "enable":  {"method": "POST", "path": "/keys/{id}/enable"},
      "revoke":  {"method": "DELETE", "path": "/keys/{id}"},
@@ -15,12 +15,14 @@ Every part is optional; what is not declared needs a person:
 
 `{label}`, `{id}` and `{environment}` are filled in, and answers are read by JSON Pointer (RFC 6901). A list
 that comes in pages names where the cursor of the next page stands (`next`) and the query parameter that takes
-it (`cursor`). The admin secret is not part of this: it is sealed beside it.
+it (`cursor`). `last_used` may be left out where the provider does not tell it; what it points at must be in
+each key, null for one that was never used. The admin secret is not part of this: it is sealed beside it.
 """
 
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
@@ -42,6 +44,7 @@ PICKS: Final[dict[str, tuple[str, ...]]] = {
     "revoke": (),
 }
 PAGING: Final = ("next", "cursor")  # of list, both or neither
+OPTIONAL_PICKS: Final[dict[str, tuple[str, ...]]] = {"list": ("last_used",)}
 # Which placeholders have a value at that moment; the id is known only once the key exists.
 KNOWN: Final[dict[str, frozenset[str]]] = {
     "issue": frozenset({"label", "environment"}),
@@ -97,7 +100,8 @@ def _check_call(name: str, call: object) -> list[str]:
     if not isinstance(call, Mapping):
         return [f"{name} must be an object"]
     paging = PAGING if name == "list" else ()
-    known = ("method", "path", "headers", "body", *PICKS[name], *paging)
+    optional = OPTIONAL_PICKS.get(name, ())
+    known = ("method", "path", "headers", "body", *PICKS[name], *optional, *paging)
     problems = [f"{name}: unknown field {field!r}" for field in call if field not in known]
     if call.get("method") not in METHODS:
         problems.append(f"{name}.method must be an HTTP method in capitals")
@@ -116,7 +120,7 @@ def _check_call(name: str, call: object) -> list[str]:
     if "id" in KNOWN[name] and "id" not in used:
         problems.append(f"{name} must use {{id}} in its path or body, or it would not say which key")
     problems += _check_paging(call) if paging else []
-    for pick in PICKS[name]:
+    for pick in (*PICKS[name], *(pick for pick in optional if pick in call)):
         pointer = call.get(pick)
         whole = pick == "items"  # the list itself may be the whole answer
         if not isinstance(pointer, str) or not _POINTER.match(pointer) or not (pointer or whole):
@@ -177,6 +181,26 @@ def fill_body(template: object, values: Mapping[str, str]) -> object:
     if isinstance(template, list):
         return [fill_body(value, values) for value in template]
     return template
+
+
+def read_time(value: object) -> datetime | None:
+    """A time as an API tells it: ISO 8601 with a zone, or seconds since 1970; None for null.
+
+    Raises ValueError.
+    """
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return datetime.fromtimestamp(value, UTC)
+        except (OverflowError, OSError) as error:
+            raise ValueError("no time") from error
+    if not isinstance(value, str):
+        raise ValueError("no time")
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        raise ValueError("a time without its zone")
+    return moment
 
 
 def pick(data: object, pointer: str) -> object:

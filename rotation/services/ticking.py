@@ -13,6 +13,7 @@ from keyvault.models import Heartbeat
 from rotation import engine, operations
 from rotation.facts import OperationState
 from rotation.models import Operation, Rotation
+from rotation.monitored import JUMP
 from rotation.services import exposure, runs, scheduling
 
 log = structlog.get_logger("keyturn.tick")
@@ -26,6 +27,7 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
 
     Returns how many rotations were looked at.
     """
+    _catch_up(now)
     Heartbeat.objects.update_or_create(name="beat", defaults={"at": now})
     runs.carry_on(now, ring=ring)  # what leaked goes before what is merely due
     exposure.look(now)
@@ -44,6 +46,18 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
     for operation_id in pending.order_by("retry_at").values_list("id", flat=True)[:BATCH]:
         ring(operation_id)
     return len(ids)
+
+
+@transaction.atomic
+def _catch_up(now: datetime) -> None:
+    """After the database's clock went back everything would be due only when it has come there again."""
+    beat = Heartbeat.objects.filter(name="beat", at__gt=now + JUMP).values_list("at", flat=True).first()
+    if beat is None:
+        return
+    log.warning("the clock of the database went back", seconds=round((beat - now).total_seconds()))
+    Rotation.objects.filter(check_at__gt=now, check_at__lte=beat + JUMP).update(check_at=now)
+    waiting = Operation.objects.filter(state=OperationState.PENDING)
+    waiting.filter(retry_at__gt=now, retry_at__lte=beat + JUMP).update(retry_at=now)
 
 
 @transaction.atomic

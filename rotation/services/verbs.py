@@ -27,9 +27,10 @@ from rotation.approvals import approvals_of, counted, is_requester, lapses, name
 from rotation.decide import allowed_verbs
 from rotation.facts import Kind, OperationState, Side, Stage, Verb
 from rotation.models import Approval, Operation, Rotation
-from rotation.observe import offenders, snapshot
+from rotation.observe import snapshot
 from rotation.planned import rotation_digest
 from rotation.policy import APPROVALS, from_json
+from rotation.proof import offenders
 
 APPROVAL_LIFE = timedelta(hours=24)
 LONGEST_EXTENSION = timedelta(days=30)

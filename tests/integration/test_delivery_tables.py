@@ -33,9 +33,10 @@ from keyvault.services.usage import LineInput
 from rotation.console.standing import last_used
 from rotation.console.traffic import traffic as chart
 from rotation.models import Rotation
-from rotation.observe import observe, offenders
+from rotation.observe import observe
 from rotation.plan import plan
 from rotation.policy import STANDARD, to_json
+from rotation.proof import offenders
 from tests.integration.furniture import NOW, furnish, reread
 from tests.integration.records import Traffic, traffic, two_versions
 

@@ -15,9 +15,10 @@ from keyvault.services.usage import LineInput
 from rotation.console.standing import last_used
 from rotation.console.traffic import traffic as chart
 from rotation.models import Rotation
-from rotation.observe import observe, offenders
+from rotation.observe import observe
 from rotation.plan import plan
 from rotation.policy import STANDARD, Policy, to_json
+from rotation.proof import offenders
 from tests.integration.furniture import NOW, Furniture, furnish, reread, second_version
 from tests.integration.records import Traffic, traffic
 

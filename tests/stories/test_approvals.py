@@ -17,10 +17,10 @@ from keyvault.models import Membership, User
 from keyvault.services import people
 from rotation.approvals import approvals_of, counted
 from rotation.models import Approval, Rotation
-from rotation.observe import offenders
 from rotation.plan import plan
 from rotation.planned import rotation_digest
 from rotation.policy import Policy, from_json, to_json
+from rotation.proof import offenders
 from rotation.services import starting, verbs
 from tests.stories.conftest import BRISK
 from tests.stories.world import World

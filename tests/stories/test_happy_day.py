@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -74,9 +75,10 @@ def test_every_transition_has_one_audit_event_and_they_rebuild_the_stage(
 
 @pytest.mark.once
 def test_a_standard_rotation_takes_a_day_and_revokes_after_its_cool_off(
-    world: Callable[..., World], standard: Policy
+    world: Callable[..., World], standard: Policy, settings: Any
 ) -> None:
     w = world(policy=standard, instances=3)
+    settings.KEYTURN_TICK = 30  # the beats of this story are far apart
     w.start()
     w.run_to("monitor", step=90)
     w.run_to("revoke", step=110, most=900)

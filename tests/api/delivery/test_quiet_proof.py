@@ -21,8 +21,8 @@ from keyvault.models import Key
 from keyvault.services import usage
 from rotation import operations
 from rotation.models import Rotation, RotationPolicy
-from rotation.observe import offenders
 from rotation.policy import Policy, Step, to_json
+from rotation.proof import offenders
 from rotation.services import starting, ticking
 from tests.api.conftest import Server
 from tests.api.delivery.issued import Issued, issue

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rotation.decide import allowed_verbs, clean_up, decide, probes_due
+from rotation.decide import allowed_verbs, clean_up, decide
 from rotation.facts import (
     STAGE_EDGES,
     TERMINAL,
@@ -32,6 +32,7 @@ from rotation.facts import (
 )
 from rotation.judge import Verdict
 from rotation.policy import EMERGENCY, STANDARD, Freeze
+from rotation.routine import probes_due
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 PASS = Verdict("pass", "healthy", "fine")
