@@ -9,10 +9,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from django.conf import settings
 from django.db import transaction
 
 from keyvault import audit
@@ -20,7 +19,7 @@ from keyvault.actors import SYSTEM, Actor
 from keyvault.domain import State
 from keyvault.models import KeyVersion
 from keyvault.services import keys as key_services
-from rotation import counting, late, monitored
+from rotation.checking import check, take_baseline
 from rotation.dates import due_of
 from rotation.decide import clean_up, decide
 from rotation.facts import (
@@ -37,13 +36,10 @@ from rotation.facts import (
     SetWeight,
     Shares,
     Side,
-    Snapshot,
     Stage,
     Wait,
 )
-from rotation.judge import Verdict, judge
 from rotation.models import KeySchedule, Operation, Rotation, RotationEvent, RotationRecord
-from rotation.monitored import tally
 from rotation.notices.writing import note
 from rotation.observe import observe, snapshot
 from rotation.policy import Policy, format_duration, from_json
@@ -53,10 +49,6 @@ from rotation.schedule import RETRY_AFTER
 
 # More than the longest run of actions that need no answer from outside; a bound, not a pace.
 ACTIONS_AT_ONCE = 12
-
-# What the outgoing version did in this time before the shift is what the incoming one is compared with
-# once nobody uses the outgoing one any more.
-BASELINE = timedelta(hours=24)
 
 # How an operation is announced after commit. The broker is a doorbell: losing the ring loses nothing.
 Ring = Callable[[uuid.UUID], None]
@@ -92,7 +84,7 @@ def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = Non
                 break
             continue
         seen = observe(rotation, now)
-        verdict = _check(rotation, seen, now)
+        verdict = check(rotation, seen, now)
         state = snapshot(rotation)
         for call in routine_due(state, seen, now):
             _call(rotation, call, now, ring)
@@ -103,38 +95,6 @@ def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = Non
             break
     rotation.save()
     return rotation
-
-
-def _check(rotation: Rotation, seen: Observations, now: datetime) -> Verdict:
-    """Take the verdict; count it at most once per check interval, however often we are called."""
-    state = snapshot(rotation)
-    verdict = judge(state, seen, now)
-    since = now - rotation.last_check_at if rotation.last_check_at else None
-    if since is not None and timedelta(0) <= since < state.policy.check_every * 0.9:
-        return verdict
-    counted = tally(state, verdict)
-    rotation.passes, rotation.failed_checks = counted.passes, counted.failed_checks
-    _run_clock(rotation, state, seen, verdict, now)
-    rotation.last_check_at = now
-    rotation.verdict, rotation.verdict_code = verdict.kind, verdict.code
-    rotation.verdict_reason = verdict.reason[:500]
-    return verdict
-
-
-def _run_clock(
-    rotation: Rotation, state: Snapshot, seen: Observations, verdict: Verdict, now: datetime
-) -> None:
-    """Decide the time since the last check, and what reports that came late say of the gaps before."""
-    if rotation.stage != Stage.MONITOR:
-        rotation.clock_note = ""
-        return
-    clock = monitored.from_json(rotation.clock, state.monitored)
-    longest = monitored.longest_span(state.policy, timedelta(seconds=settings.KEYTURN_TICK))
-    clock = monitored.run_on(clock, state, verdict, longest=longest, now=now)
-    clock = late.count_late(rotation, state, clock, seen.baseline, now)
-    rotation.clock = monitored.to_json(clock)
-    rotation.monitored_seconds = clock.monitored.total_seconds()
-    rotation.clock_note = clock.note[:500]
 
 
 def _execute(rotation: Rotation, action: Action, seen: Observations, now: datetime, ring: Ring) -> None:
@@ -325,9 +285,7 @@ def _enter_shift(rotation: Rotation, policy: Policy, seen: Observations, now: da
     if check is not None and check.outcome == "outgoing_dead":
         rotation.no_fallback = True
     rotation.step, rotation.weight, rotation.step_entered_at = 0, 0, now
-    if rotation.outgoing_id is not None:
-        baseline = counting.before(rotation.outgoing_id, now - BASELINE)
-        rotation.baseline_requests, rotation.baseline_errors = baseline.total, baseline.errors
+    take_baseline(rotation, now)
     if rotation.incoming is None:
         raise RuntimeError("nothing to shift to")
     key_services.offer(
