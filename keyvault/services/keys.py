@@ -85,17 +85,27 @@ def create_key(actor: Actor, service: Service, environment: Environment, *, now:
 
 @transaction.atomic
 def import_first(
-    actor: Actor, key: Key, secret: Secret, *, provider_key_id: str = "", now: datetime
+    actor: Actor,
+    key: Key,
+    secret: Secret,
+    *,
+    provider_key_id: str = "",
+    expires_at: datetime | None = None,
+    now: datetime,
 ) -> KeyVersion:
     """The first version of a key, from a secret that a person already has. It is current at once.
 
     ``provider_key_id`` is what the provider calls it; without it only a person can revoke it later.
+    ``expires_at``: when the provider lets it expire.
     """
     key = lock_key(key.id)
     actor.demand("manage", key.service.team_id)
     if key.current is not None:
         raise invalid("secret", "This key has a version already. Start a rotation to replace it.")
     version = request_version(actor, key, now=now)
+    if expires_at is not None and expires_at <= now:
+        raise invalid("expires_at", "The expiry lies in the past.")
+    version.expires_at = expires_at
     fill_version(actor, key, version, secret, provider_key_id=provider_key_id, imported=True, now=now)
     key.current = version
     _save(key)

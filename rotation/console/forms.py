@@ -78,6 +78,17 @@ class PlanForm(forms.Form):
 
 class StartForm(PlanForm):
     reason = ReasonField()
+    digest = forms.CharField(widget=forms.HiddenInput, required=False)
+    skip_rehearsal = forms.BooleanField(
+        required=False,
+        label="Start without a rehearsal",
+        help_text="Somebody else then has to approve the start.",
+    )
+
+    def __init__(self, *args: Any, unrehearsed: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not unrehearsed:
+            del self.fields["skip_rehearsal"]
 
 
 class EmergencyForm(forms.Form):

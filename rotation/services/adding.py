@@ -33,6 +33,7 @@ def add_key(
     *,
     secret: Secret | None,
     provider_key_id: str = "",
+    expires_at: datetime | None = None,
     policy: RotationPolicy | None = None,
     now: datetime,
     ring: engine.Ring | None = None,
@@ -48,10 +49,12 @@ def add_key(
             f"A person creates the keys of {service.provider.slug}. Create one there and send it here.",
         )
     key = key_services.create_key(actor, service, environment, now=now)
-    policies.assign_policy(actor, key, policy, now=now)
     rotation = None
     if secret is not None:
-        key_services.import_first(actor, key, secret, provider_key_id=provider_key_id, now=now)
-    else:
+        key_services.import_first(
+            actor, key, secret, provider_key_id=provider_key_id, expires_at=expires_at, now=now
+        )
+    policies.assign_policy(actor, key, policy, now=now)  # its date may come from the version
+    if secret is None:
         rotation = starting.start(actor, key, reason="first version", now=now, ring=ring)
     return AddedKey(key_services.lock_key(key.id), rotation)

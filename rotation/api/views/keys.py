@@ -37,6 +37,7 @@ class KeyCreateSerializer(StrictSerializer):
     provider_key_id = TextField(
         required=False, allow_blank=True, max_length=200, help_text="What the provider calls this secret."
     )
+    expires_at = TimeField(required=False, help_text="When the provider lets this secret expire.")
     policy = SlugField(required=False, help_text="Default: the environment's.")
 
 
@@ -164,6 +165,7 @@ class KeysView(ManagementView):
             named(Environment.objects.all(), "environment", given["environment"]),
             secret=given.get("secret"),
             provider_key_id=given.get("provider_key_id", ""),
+            expires_at=given.get("expires_at"),
             policy=policy,
             now=self.now,
         )

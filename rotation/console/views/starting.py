@@ -12,6 +12,7 @@ from keyvault.console.access import STALE, actor_of, show_refusal, signed_in
 from keyvault.console.views.reveal import find_key
 from keyvault.exceptions import KeyturnError
 from rotation.console.forms import PlanForm, StartForm
+from rotation.dates import rehearsal_missing
 from rotation.models import Rotation
 from rotation.plan import plan
 from rotation.services import policies, starting
@@ -25,14 +26,23 @@ def start(request: HttpRequest, service: str, environment: str) -> HttpResponse:
     key = find_key(actor, service, environment)
     actor.demand("operate", key.service.team_id)
     policy = policies.policy_for(key)
-    asked = PlanForm(request.GET)
+    asked = PlanForm(request.POST or request.GET)
     if asked.is_valid() and asked.cleaned_data["policy"]:
         policy = asked.cleaned_data["policy"]
-    form = StartForm(request.POST or None, initial={"policy": policy.slug})
+    unrehearsed = rehearsal_missing(key, policy.value, now) is not None
+    form = StartForm(request.POST or None, initial={"policy": policy.slug}, unrehearsed=unrehearsed)
     if form.is_valid():
         policy = form.cleaned_data["policy"] or policy
         try:
-            rotation = starting.start(actor, key, policy=policy, reason=form.cleaned_data["reason"], now=now)
+            rotation = starting.start(
+                actor,
+                key,
+                policy=policy,
+                reason=form.cleaned_data["reason"],
+                digest=form.cleaned_data["digest"],
+                skip_rehearsal=form.cleaned_data.get("skip_rehearsal", False),
+                now=now,
+            )
         except KeyturnError as error:
             if error.code in STALE:
                 other = Rotation.objects.open().filter(key=key).first()
