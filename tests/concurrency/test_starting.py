@@ -9,13 +9,14 @@ from collections.abc import Callable
 import pytest
 from django.db import connections, transaction
 
-from keyvault.actors import SYSTEM
+from keyvault.actors import SYSTEM, actor_for
+from keyvault.domain import Role
 from keyvault.exceptions import KeyturnError
-from keyvault.models import Key
-from keyvault.services import keys
+from keyvault.models import Key, User
+from keyvault.services import keys, people
 from rotation import engine
-from rotation.models import KeySchedule, Operation, Rotation, RotationPolicy
-from rotation.services import emergencies, policies, scheduling, starting, ticking
+from rotation.models import Exposure, KeySchedule, Operation, Rotation, RotationPolicy
+from rotation.services import emergencies, exposure, policies, scheduling, starting, ticking
 from tests.integration.furniture import (
     NOW,
     PATIENCE,
@@ -71,6 +72,23 @@ def test_many_schedulers_start_each_due_key_once(furniture: Furniture) -> None:
     assert not raised(outcomes)
     assert sum(len(started) for started in returned(outcomes)) == 5
     assert sorted(Rotation.objects.values_list("key_id", flat=True)) == sorted(key.id for key in due)
+    assert broken_at() is None
+
+
+def test_many_schedulers_note_an_exposure_once(furniture: Furniture) -> None:
+    key = furniture.key()
+    policies.assign_policy(SYSTEM, key, RotationPolicy.objects.get(slug="standard"), now=NOW)
+    user = User.objects.create(username="ann")
+    people.set_member(SYSTEM, furniture.team, username="ann", role=Role.LEAD, now=NOW)
+    keys.reveal(actor_for(user), key, reason="debugging", now=NOW)
+    outcomes = at_once(*([lambda: exposure.look(NOW)] * 8))
+    assert not raised(outcomes)
+    assert sum(returned(outcomes)) == 1
+    assert Exposure.objects.get().cause == "revealed"
+    people.remove_member(SYSTEM, furniture.team, username="ann", now=NOW)
+    outcomes = at_once(*([lambda: exposure.look(NOW)] * 8))
+    assert not raised(outcomes)
+    assert sum(returned(outcomes)) == 1
     assert broken_at() is None
 
 
