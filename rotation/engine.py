@@ -23,6 +23,7 @@ from rotation.checking import check, take_baseline
 from rotation.dates import due_of
 from rotation.decide import clean_up, decide
 from rotation.facts import (
+    RESTORED,
     ROUTINE,
     TERMINAL,
     Action,
@@ -78,6 +79,10 @@ def advance(rotation_id: uuid.UUID, now: datetime, *, ring: Ring | None = None) 
 def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = None) -> Rotation:
     """``advance`` for a rotation that the caller has locked, inside its transaction."""
     ring = ring or _bell
+    if rotation.attention == RESTORED:
+        rotation.check_at = now + from_json(rotation.policy).check_every
+        rotation.save()
+        return rotation
     for _ in range(ACTIONS_AT_ONCE):
         if not rotation.is_open:
             if not _clean_up_once(rotation, now, ring):
@@ -404,6 +409,12 @@ def _attention(rotation: Rotation, action: Attention, now: datetime) -> None:
     rotation.attention, rotation.attention_reason = action.code, action.reason[:500]
     rotation.attention_verbs = [str(verb) for verb in action.verbs]
     event(rotation, "attention", reason=action.reason, now=now, code=action.code)
+
+
+def call_person(rotation: Rotation, action: Attention, now: datetime) -> None:
+    """Stop a rotation that the caller has locked, whatever it was about to do."""
+    _attention(rotation, action, now)
+    rotation.save()
 
 
 def _clean_up_once(rotation: Rotation, now: datetime, ring: Ring) -> bool:

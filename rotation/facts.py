@@ -77,6 +77,7 @@ class OperationState(StrEnum):
 # Why an operation that is due was not carried out; its message tells people.
 PROVIDER_BUSY = "provider_busy"
 PROVIDER_DOWN = "provider_down"
+RESTORED = "restored"  # the attention after which nothing happens by itself
 HELD_BACK = frozenset({PROVIDER_BUSY, PROVIDER_DOWN})
 
 

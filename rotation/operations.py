@@ -22,7 +22,7 @@ from keyvault.models import KeyVersion
 from keyvault.services import keys as key_services
 from rotation import breaker, engine
 from rotation.calling import Settlement, call
-from rotation.facts import ROUTINE, Kind, OperationState, Side
+from rotation.facts import RESTORED, ROUTINE, Kind, OperationState, Side
 from rotation.models import Operation, Rotation
 from rotation.policy import from_json
 
@@ -58,6 +58,7 @@ def claim(operation_id: uuid.UUID, now: datetime) -> Operation | None:
     None also where the provider may not be asked now: then the operation keeps its tries and is due later.
     """
     due = Operation.objects.filter(pk=operation_id, state=OperationState.PENDING, retry_at__lte=now)
+    due = due.exclude(rotation__attention=RESTORED)
     operation = (
         due.select_for_update(of=("self",))
         .select_related(

@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 from keyvault import clock
 from rotation import operations
 from rotation.notices.delivering import step
-from rotation.services import drifting, notifying, ticking
+from rotation.services import drifting, notifying, restoring, ticking
 
 log = structlog.get_logger("keyturn.tasks")
 
@@ -43,6 +43,7 @@ def perform(operation_id: str) -> bool:
 @shared_task(name="rotation.tasks.tick")
 def tick() -> int:
     """One beat; returns how many rotations were looked at."""
+    restoring.watch(clock.now())
     looked_at = ticking.tick(clock.now(), ring=ring)
     notifying.tick(clock.now(), ring=ring_channel)
     return looked_at

@@ -25,12 +25,13 @@ from keyvault.services import keys as key_services
 from rotation import engine
 from rotation.approvals import approvals_of, counted, is_requester, lapses, names_of
 from rotation.decide import allowed_verbs
-from rotation.facts import Kind, OperationState, Side, Stage, Verb
+from rotation.facts import RESTORED, Kind, OperationState, Side, Stage, Verb
 from rotation.models import Approval, Operation, Rotation
 from rotation.observe import snapshot
 from rotation.planned import rotation_digest
 from rotation.policy import APPROVALS, from_json
 from rotation.proof import offenders
+from rotation.services import restoring
 
 APPROVAL_LIFE = timedelta(hours=24)
 LONGEST_EXTENSION = timedelta(days=30)
@@ -204,6 +205,8 @@ def _pause(rotation: Rotation, said: Said) -> None:
 def _resume(rotation: Rotation, said: Said) -> None:
     rotation.paused = False
     _forget(rotation, *Kind)
+    if rotation.attention == RESTORED:
+        restoring.reconcile(rotation, said.now)
     if rotation.deadline_at <= said.now:
         rotation.deadline_at = said.now + from_json(rotation.policy).deadline
     _clear_attention(rotation, said)
@@ -227,6 +230,9 @@ def _advance(rotation: Rotation, said: Said) -> None:
 
 def _abort(rotation: Rotation, said: Said) -> None:
     rotation.abort_asked_at = said.now
+    if rotation.attention == RESTORED:
+        restoring.reconcile(rotation, said.now)
+        _clear_attention(rotation, said)
     # An issue that nobody has begun (or that the provider turned away) need not happen any more.
     Operation.objects.filter(rotation=rotation, kind=Kind.ISSUE, state=OperationState.PENDING).update(
         state=OperationState.FAILED,

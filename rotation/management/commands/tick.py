@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from keyvault import clock
-from rotation.services import notifying, ticking
+from rotation.services import notifying, restoring, ticking
 from rotation.services.performing import Beat, beat_and_perform
 from rotation.tasks import ring, ring_channel
 
@@ -28,6 +28,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", dest="as_json", help="Print the result as JSON.")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        restoring.watch(clock.now())
         if options["perform"]:
             beat = beat_and_perform(clock.now)
         else:
