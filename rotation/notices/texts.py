@@ -34,6 +34,7 @@ ADVICE = {
     "blocked": "Check the plan and the account at the provider, then resume.",
     "no_probe": "Try the new key by hand. If it works, advance; if not, abort.",
     "not_rotated": "The provider returned a key that is held already. Ask it why, then resume or abort.",
+    "restored": "Compare the keys with the provider's (manage.py drift), then resume, or abort.",
     "overdue": "Read what the rotation waits for. Resume to give it more time, or abort to go back.",
     "stragglers": "Restart or update the instances that are named, so that they fetch the new key. "
     "Then resume. Force the revoke only if they may fail.",

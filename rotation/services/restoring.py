@@ -91,14 +91,15 @@ def _stop_all(mark: Mark, here: Mark, now: datetime) -> int:
             engine.call_person(engine.lock(rotation_id), _CALL, now)
     soon = KeySchedule.objects.filter(next_rotation_at__lt=now + STARTS_WAIT)
     soon.update(next_rotation_at=now + STARTS_WAIT)
-    audit.record(
-        "database:restored",
-        actor=SYSTEM,
-        now=now,
-        rotations=len(unfinished),
-        sequence=here.sequence,
-        lost=max(0, mark.sequence - here.sequence),
-    )
+    with transaction.atomic():
+        audit.record(
+            "database:restored",
+            actor=SYSTEM,
+            now=now,
+            rotations=len(unfinished),
+            sequence=here.sequence,
+            lost=max(0, mark.sequence - here.sequence),
+        )
     log.error("the database was restored from a backup", rotations=len(unfinished))
     return len(unfinished)
 

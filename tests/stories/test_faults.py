@@ -107,19 +107,6 @@ def test_a_duplicate_message_changes_nothing(world: Build) -> None:
     assert len(_live(w)) == 2
 
 
-def test_a_provider_that_revokes_late_is_asked_until_the_key_is_dead(world: Build) -> None:
-    w = world()
-    _without(w, "disable", "enable")
-    w.control.set_fault(revoke_delay=0.4)  # seconds of real time: simulators have no other
-    w.start()
-    w.run_to("revoke")
-    w.run(lambda: w.rotation.waiting_code == "confirming", step=1, traffic=False)
-    assert w.honoured(1)
-    assert w.rotation.stage == "revoke", "not finished while the provider honours the key"
-    w.run_to("succeeded", step=1, traffic=False)
-    assert not w.honoured(1)
-
-
 def test_a_key_that_does_not_die_is_a_persons_business(world: Build) -> None:
     w = world()
     _without(w, "disable", "enable")

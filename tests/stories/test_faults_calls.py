@@ -249,6 +249,19 @@ def test_a_revoke_of_unknown_outcome_is_not_served_has_no_way_back_and_is_asked_
     assert not w.honoured(1)
 
 
+def test_a_provider_that_revokes_late_is_asked_until_the_key_is_dead(timed: World) -> None:
+    w = timed
+    without(w, "disable", "enable")
+    w.control.set_fault(revoke_delay=120)
+    w.start()
+    w.run_to("monitor")
+    w.run(lambda: w.rotation.waiting_code == "confirming")
+    assert w.honoured(1)
+    assert w.rotation.stage == "revoke", "not finished while the provider honours the key"
+    w.run_to("succeeded")
+    assert not w.honoured(1)
+
+
 def test_a_worker_that_died_revoking_is_followed_and_settles_nothing_when_it_wakes(world: Build) -> None:
     w = world()
     without(w, "disable", "enable")
