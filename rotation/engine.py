@@ -79,11 +79,10 @@ def advance(rotation_id: uuid.UUID, now: datetime, *, ring: Ring | None = None) 
 def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = None) -> Rotation:
     """``advance`` for a rotation that the caller has locked, inside its transaction."""
     ring = ring or _bell
-    if rotation.attention == RESTORED:
-        rotation.check_at = now + from_json(rotation.policy).check_every
-        rotation.save()
-        return rotation
     for _ in range(ACTIONS_AT_ONCE):
+        if rotation.attention == RESTORED:
+            rotation.check_at = now + from_json(rotation.policy).check_every
+            break
         if not rotation.is_open:
             if not _clean_up_once(rotation, now, ring):
                 break
