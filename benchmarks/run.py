@@ -13,7 +13,7 @@ from benchmarks.goals import Beside
 from benchmarks.keyturn import cold_start
 from benchmarks.load import Loader
 from benchmarks.measure import Bench, Case, Results
-from benchmarks.plans import COMMIT, EXTRAS, STARTS, TICK, Plan, Scale, chosen, needed
+from benchmarks.plans import COMMIT, DUE, EXTRAS, STARTS, TICK, Plan, Scale, chosen, needed
 from benchmarks.postgres import PostgreSQL
 from benchmarks.processes import Cores, Failed, Memory, Processes, running_on
 from benchmarks.profiling import Hot, sample
@@ -116,6 +116,11 @@ class Run:
             command = large.module("benchmarks.ticking", str(self.scale.beats))
             printed = processes.run("ticking", command, large.environment)
             self.beside = replace(self.beside, idle_ticks=json.loads(printed))
+        if DUE in self._extras:
+            say(f"{self.scale.due:,} rotations that are due")
+            command = large.module("benchmarks.advancing", str(self.scale.due))
+            told = json.loads(processes.run("advancing", command, large.environment))
+            self.beside = replace(self.beside, due=told["rotations"], due_seconds=told["seconds"])
 
     def _starts(self, processes: Processes) -> None:
         say("cold starts")

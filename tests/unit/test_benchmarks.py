@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -184,23 +184,17 @@ def test_what_was_not_measured_is_never_met() -> None:
     assert Line("work", None).verdict == "NOT MEASURED"
 
 
-def test_a_goal_of_a_later_issue_is_told_as_such() -> None:
-    late = Line("work", Spread.of([9]), 5, at_least=False, later=True)
-    assert late.verdict == "later"
-    assert replace(late, spread=Spread.of([4])).verdict == "met"
-
-
 def test_without_a_goal_there_is_no_verdict() -> None:
     assert (Line("work", Spread.of([9])).verdict, Line("work", Spread.of([9])).goal) == ("", "")
 
 
 def test_every_line_of_the_table_comes_from_a_case_that_is_planned() -> None:
     rounds = {plan.name: [Round(1.0)] for plan in plans.PLANS}
-    beside = Beside([2.0], [1.0], [3.0], 300_000_000, 1_000_000, {1: 100.0, 4: 200.0, 32: 320.0})
+    beside = Beside([2.0], [1.0], [3.0], 300_000_000, 1_000_000, 200, 1.0, {1: 100.0, 4: 200.0, 32: 320.0})
     lines = table(rounds, beside)
     assert [line.work for line in lines if line.spread is None] == []
     assert len({line.work for line in lines}) == len(lines)
-    assert sum(line.limit is not None for line in lines) == 13
+    assert sum(line.limit is not None for line in lines) == 14
 
 
 def test_the_least_is_hello_world_and_a_share_of_the_commit() -> None:
