@@ -73,19 +73,28 @@ def given(key_id: uuid.UUID, since: datetime) -> list[Reader]:
 
     Deliveries are counted from the start of the minute in which ``since`` lies.
     """
-    place = ("consumer__slug", "instance", "version_id", "version__number")
-    tail = _tail([key_id]).filter(at__gt=since).values_list(*place).annotate(Count("id"), Max("at"))
+    return given_by_key([key_id], since).get(key_id, [])
+
+
+def given_by_key(key_ids: Collection[uuid.UUID], since: datetime) -> dict[uuid.UUID, list[Reader]]:
+    """``given`` for several keys at once."""
+    place = ("key_id", "consumer__slug", "instance", "version_id", "version__number")
+    tail = _tail(key_ids).filter(at__gt=since).values_list(*place).annotate(Count("id"), Max("at"))
     rows = list(tail)
     folded = UsageBucket.objects.filter(
-        key_id=key_id, minute__gt=since - MINUTE, last_delivery_at__gt=since
+        key_id__in=key_ids, minute__gt=since - MINUTE, last_delivery_at__gt=since
     ).order_by()
     rows += folded.values_list(*place).annotate(Sum("deliveries"), Max("last_delivery_at"))
-    found: dict[tuple[str, str, uuid.UUID, int], tuple[int, datetime]] = {}
-    for consumer, instance, version_id, number, n, last in rows:
-        one = (consumer, instance, version_id, number)
+    found: dict[tuple[uuid.UUID, str, str, uuid.UUID, int], tuple[int, datetime]] = {}
+    for key_id, consumer, instance, version_id, number, n, last in rows:
+        one = (key_id, consumer, instance, version_id, number)
         before, seen = found.get(one, (0, last))
         found[one] = (before + n, max(last, seen))
-    return [Reader(*one, deliveries=n, last=last) for one, (n, last) in found.items()]
+    by_key: dict[uuid.UUID, list[Reader]] = {}
+    for (key_id, consumer, instance, version_id, number), (n, last) in found.items():
+        reader = Reader(consumer, instance, version_id, number, deliveries=n, last=last)
+        by_key.setdefault(key_id, []).append(reader)
+    return by_key
 
 
 def per_minute(

@@ -104,7 +104,7 @@ def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = Non
 def _execute(rotation: Rotation, action: Action, seen: Observations, now: datetime, ring: Ring) -> None:
     match action:
         case Wait():
-            _wait(rotation, action, now)
+            wait(rotation, action, now)
         case Call():
             _call(rotation, action, now, ring)
             rotation.check_at = now + from_json(rotation.policy).check_every
@@ -118,13 +118,19 @@ def _execute(rotation: Rotation, action: Action, seen: Observations, now: dateti
             _attention(rotation, action, now)
 
 
-def _wait(rotation: Rotation, action: Wait, now: datetime) -> None:
-    wanted = action.code.startswith("approval_") and action.code != rotation.waiting_code
+def wait(rotation: Rotation, action: Wait, now: datetime) -> None:
+    """Note what the rotation waits for, and when to look again. The caller saves it."""
+    transition = newly_wanted(rotation, action)
     rotation.waiting_for, rotation.waiting_code = action.reason[:500], action.code
     rotation.check_at = action.until
-    if wanted:
-        transition = action.code.removeprefix("approval_")
+    if transition:
         event(rotation, "approval:wanted", reason=action.reason, now=now, transition=transition)
+
+
+def newly_wanted(rotation: Rotation, action: Wait) -> str:
+    """The transition for which this wait begins to ask for approval; empty where it does not."""
+    asks = action.code.startswith("approval_") and action.code != rotation.waiting_code
+    return action.code.removeprefix("approval_") if asks else ""
 
 
 def _note_progress(rotation: Rotation, now: datetime) -> None:

@@ -8,27 +8,23 @@ from datetime import datetime, timedelta
 
 from keyvault import readers
 from keyvault.domain import Instance, Label, Split, State, choose
-from keyvault.models import KeyVersion, UsageLine
-from rotation import counting, proof, specs
+from rotation import counting, specs
 from rotation.approvals import approvals_of, counted, lapses
 from rotation.counting import Line
 from rotation.facts import (
-    ROUTINE,
     Counts,
     Evidence,
     Kind,
     Observations,
-    OperationState,
-    OperationView,
     Shares,
     Side,
     Snapshot,
     Stage,
 )
-from rotation.models import Operation, Rotation
+from rotation.gather import Gathered, activity_span, gather
+from rotation.models import Rotation
 from rotation.policy import APPROVALS, Policy, from_json
-
-ROUTINE_CALLS = ((Kind.PROBE, Side.INCOMING), (Kind.PROBE, Side.OUTGOING), (Kind.INSPECT, Side.OUTGOING))
+from rotation.proof import held_by_jobs, offenders
 
 
 def snapshot(rotation: Rotation) -> Snapshot:
@@ -63,15 +59,22 @@ def snapshot(rotation: Rotation) -> Snapshot:
     )
 
 
-def observe(rotation: Rotation, now: datetime) -> Observations:
-    """Everything that one decision about this rotation needs (a constant number of queries)."""
+def observe(
+    rotation: Rotation, now: datetime, gathered: Gathered | None = None, *, proof: bool = True
+) -> Observations:
+    """Everything that one decision about this rotation needs (a constant number of queries).
+
+    ``gathered`` is what was asked for several rotations at once, this one among them. Without ``proof`` it
+    names nobody who stands against the revoke; only before the end of monitoring no decision needs that.
+    """
+    gathered = gathered or gather([rotation], now)
     policy = from_json(rotation.policy)
     provider = rotation.key.service.provider
     able = specs.capabilities(provider)
-    operations = _operations(rotation)
-    lines, reporting = _lines(rotation, policy, now)
+    operations = gathered.operations.get(rotation.id, {})
+    lines, reporting = _lines(rotation, policy, gathered)
     shifting = rotation.stage in (Stage.SHIFT, Stage.MONITOR, Stage.REVOKE)
-    given = readers.given(rotation.key_id, now - _activity_span(policy))
+    given = gathered.given[activity_span(policy)].get(rotation.key_id, [])
     active = {(one.consumer, one.instance) for one in given} if shifting else set()
     assigned = _assigned(rotation, active, now) if active else set()
     peers = {Side.INCOMING: len(assigned), Side.OUTGOING: len(active - assigned)}
@@ -84,17 +87,17 @@ def observe(rotation: Rotation, now: datetime) -> Observations:
         )
         for side in (Side.INCOMING, Side.OUTGOING)
     )
-    given_approvals = approvals_of(rotation, now)
+    given_approvals = approvals_of(rotation, now) if rotation.id in gathered.approved else ()
     return Observations(
         incoming=incoming,
         outgoing=outgoing,
         baseline=Counts(
             ok=rotation.baseline_requests - rotation.baseline_errors, server_error=rotation.baseline_errors
         ),
-        silent=_silent(rotation, policy, reporting, now) if shifting else (),
+        silent=_silent(rotation, policy, gathered, reporting) if shifting else (),
         instances=len(active),
         assigned=len(assigned),
-        offenders=proof.offenders(rotation, policy, now) if rotation.stage == Stage.MONITOR else (),
+        offenders=offenders(rotation, policy, now) if proof and rotation.stage == Stage.MONITOR else (),
         shares=_shares(rotation, active, assigned, given, (incoming, outgoing)),
         operations=operations,
         approvals={transition: counted(given_approvals, transition) for transition in APPROVALS},
@@ -106,67 +109,41 @@ def observe(rotation: Rotation, now: datetime) -> Observations:
         can_revoke=able.revoke,
         can_probe=specs.can_probe(provider),
         can_inspect=rotation.outgoing is not None and specs.can_inspect(provider, rotation.outgoing),
-        quota_full=_quota_full(rotation),
+        quota_full=_quota_full(rotation, gathered),
     )
 
 
-def _activity_span(policy: Policy) -> timedelta:
-    return max(policy.window, 3 * policy.refresh)
-
-
-def _operations(rotation: Rotation) -> dict[tuple[Kind, Side], OperationView]:
-    """The latest operation of each kind and side that no person superseded."""
-    rows = Operation.objects.filter(rotation=rotation, superseded=False)
-    latest = rows.exclude(kind__in=ROUTINE).order_by("created_at")
-    views = {(Kind(row.kind), Side(row.side)): _view(row) for row in latest}
-    for kind, side in ROUTINE_CALLS:
-        last = rows.filter(kind=kind, side=side).order_by("-created_at").first()
-        if last is not None:
-            views[(kind, side)] = _view(last)
-    return views
-
-
-def _view(row: Operation) -> OperationView:
-    return OperationView(
-        state=OperationState(row.state),
-        outcome=row.outcome,
-        message=row.message,
-        retry_at=row.retry_at,
-        created_at=row.created_at,
-        finished_at=row.finished_at,
-        tries=row.tries,
-    )
-
-
-def _lines(rotation: Rotation, policy: Policy, now: datetime) -> tuple[dict[Side, list[Line]], set[Instance]]:
+def _lines(
+    rotation: Rotation, policy: Policy, gathered: Gathered
+) -> tuple[dict[Side, list[Line]], set[Instance]]:
     """The lines of both versions in the window, and the instances that reported them."""
+    reported, verified = gathered.reported[policy.window], gathered.verified[policy.window]
+    lines: dict[Side, list[Line]] = {}
+    reporting: set[Instance] = set()
+    for side, version_id in _sides(rotation).items():
+        told = reported.get(version_id, [])
+        reporting |= {line.place for line in told}
+        lines[side] = [*told, *verified.get(version_id, [])]
+    return {side: lines.get(side, []) for side in Side}, reporting
+
+
+def _sides(rotation: Rotation) -> dict[Side, uuid.UUID]:
     ids = {Side.INCOMING: rotation.incoming_id, Side.OUTGOING: rotation.outgoing_id}
-    versions = [version_id for version_id in ids.values() if version_id is not None]
-    told = counting.reported(versions, now - policy.window)
-    reporting = {line.place for lines in told.values() for line in lines}
-    if rotation.key.service.provider.driver == "generated":
-        for version_id, lines in counting.verified(versions, now - policy.window).items():
-            told.setdefault(version_id, []).extend(lines)
-    return {side: told.get(pk, []) if pk else [] for side, pk in ids.items()}, reporting
+    return {side: version_id for side, version_id in ids.items() if version_id is not None}
 
 
-def _silent(rotation: Rotation, policy: Policy, reporting: set[Instance], now: datetime) -> tuple[str, ...]:
+def _silent(
+    rotation: Rotation, policy: Policy, gathered: Gathered, reporting: set[Instance]
+) -> tuple[str, ...]:
     """Instances that reported in the two windows before, and not in this one."""
-    versions = [pk for pk in (rotation.incoming_id, rotation.outgoing_id) if pk is not None]
-    before = (
-        UsageLine.objects.filter(
-            version_id__in=versions, to_at__gt=now - 3 * policy.window, to_at__lte=now - policy.window
-        )
-        .order_by()
-        .values_list("consumer__slug", "instance")
-        .distinct()
-    )
-    return tuple(sorted(f"{consumer}/{name}" for consumer, name in set(before) - reporting))
+    told = gathered.before[policy.window]
+    before = set().union(*(told.get(version_id, ()) for version_id in _sides(rotation).values()))
+    return tuple(sorted("/".join(place) for place in before - reporting))
 
 
 def _assigned(rotation: Rotation, active: set[Instance], now: datetime) -> set[Instance]:
     """The active instances that fall to the incoming version: delivery's own choice, asked of all of them."""
-    key, held = rotation.key, proof.held_by_jobs(rotation, rotation.outgoing, now)
+    key, held = rotation.key, held_by_jobs(rotation, rotation.outgoing, now)
     split = None
     if rotation.stage == Stage.SHIFT:
         split = Split(rotation.weight, bytes(rotation.salt), frozenset(key.canaries), frozenset(key.pinned))
@@ -203,10 +180,7 @@ def _percent(part: int, total: int) -> float | None:
     return round(100 * part / total, 1) if total else None
 
 
-def _quota_full(rotation: Rotation) -> bool:
+def _quota_full(rotation: Rotation, gathered: Gathered) -> bool:
     """Whether the provider allows no further key. Counted per key: an account per environment is the rule."""
     limit = rotation.key.service.provider.max_keys
-    if limit is None:
-        return False
-    live = KeyVersion.objects.filter(key=rotation.key_id, state__in=[State.ACTIVE, State.DISABLED])
-    return live.count() >= limit
+    return limit is not None and gathered.live.get(rotation.key_id, 0) >= limit

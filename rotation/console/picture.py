@@ -16,8 +16,9 @@ from rotation.console.choices import Choice, choices, seen_mark
 from rotation.console.rail import Stop, rail
 from rotation.console.traffic import Traffic, traffic
 from rotation.facts import ROUTINE, Counts, Observations, Stage
+from rotation.gather import ROUTINE_CALLS
 from rotation.models import Operation, Rotation, RotationEvent
-from rotation.observe import ROUTINE_CALLS, observe
+from rotation.observe import observe
 from rotation.policy import Policy, from_json
 
 OUTCOME_WORDS: Mapping[str, str] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 import structlog
@@ -12,6 +13,7 @@ from django.db.models import Q
 from keyvault.models import Heartbeat
 from rotation import engine, operations
 from rotation.facts import OperationState
+from rotation.glance import glance
 from rotation.models import Operation, Rotation
 from rotation.monitored import JUMP
 from rotation.services import exposure, runs, scheduling
@@ -19,6 +21,7 @@ from rotation.services import exposure, runs, scheduling
 log = structlog.get_logger("keyturn.tick")
 
 BATCH = 500
+MOST_BATCHES = 40  # in one beat; the next one goes on
 AFTER_FAILURE = timedelta(minutes=1)
 
 
@@ -33,19 +36,44 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
     exposure.look(now)
     scheduling.start_due(now, ring=ring)
     woken = operations.sweep(now)
-    due = Q(check_at__lte=now) | Q(id__in=woken)
-    ids = list(Rotation.objects.filter(due).order_by("check_at").values_list("id", flat=True)[:BATCH])
-    for rotation_id in ids:
-        try:
-            engine.advance(rotation_id, now, ring=ring)
-        except Exception:
-            # One rotation that cannot go on must not stop the others; it is looked at again soon.
-            log.exception("a rotation could not advance", rotation=str(rotation_id))
-            _postpone(rotation_id, now)
+    looked_at = _look_at_due(woken, now, ring)
     pending = Operation.objects.filter(state=OperationState.PENDING, retry_at__lte=now)
     for operation_id in pending.order_by("retry_at").values_list("id", flat=True)[:BATCH]:
         ring(operation_id)
-    return len(ids)
+    return looked_at
+
+
+def _look_at_due(woken: Collection[uuid.UUID], now: datetime, ring: engine.Ring) -> int:
+    """Batch after batch, until nothing is due that was not looked at in this beat."""
+    due = Q(check_at__lte=now) | Q(id__in=woken)
+    seen: set[uuid.UUID] = set()
+    for _ in range(MOST_BATCHES):
+        first = Rotation.objects.filter(due).order_by("check_at").values_list("id", flat=True)[:BATCH]
+        ids = [rotation_id for rotation_id in first if rotation_id not in seen]
+        if not ids:
+            break
+        seen.update(ids)
+        for rotation_id in _glance(ids, now):
+            _advance(rotation_id, now, ring)
+    return len(seen)
+
+
+def _glance(ids: list[uuid.UUID], now: datetime) -> list[uuid.UUID]:
+    try:
+        return glance(ids, now)
+    except Exception:
+        # Whichever it is that cannot be looked at: alone it holds up nobody.
+        log.exception("rotations could not be looked at together", rotations=len(ids))
+        return ids
+
+
+def _advance(rotation_id: uuid.UUID, now: datetime, ring: engine.Ring) -> None:
+    try:
+        engine.advance(rotation_id, now, ring=ring)
+    except Exception:
+        # One rotation that cannot go on must not stop the others; it is looked at again soon.
+        log.exception("a rotation could not advance", rotation=str(rotation_id))
+        _postpone(rotation_id, now)
 
 
 @transaction.atomic
