@@ -198,7 +198,12 @@ class KeyVersion(UUIDModel):
 
     class Meta:
         ordering = ["key", "-number"]
-        indexes = [models.Index(fields=["fingerprint"], name="version_fingerprint")]
+        indexes = [
+            models.Index(fields=["fingerprint"], name="version_fingerprint"),
+            models.Index(
+                fields=["expires_at"], condition=Q(expires_at__isnull=False), name="version_expires"
+            ),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["key", "number"], name="version_number_once"),
             models.UniqueConstraint(

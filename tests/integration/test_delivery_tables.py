@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -37,6 +35,7 @@ from rotation.observe import observe
 from rotation.plan import plan
 from rotation.policy import STANDARD, to_json
 from rotation.proof import offenders
+from tests.integration.explained import Statements, all_read_whole, prefer_indexes, read_whole
 from tests.integration.furniture import NOW, furnish, reread
 from tests.integration.records import Traffic, traffic, two_versions
 
@@ -120,42 +119,6 @@ LARGE = frozenset(
 ) | {"keyvault_verificationbucket"}
 
 
-class Statements:
-    """Collects what is asked, to explain it afterwards."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, Any]] = []
-
-    def __call__(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if not many and re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)", sql) and "VALUES" not in sql:
-            self.seen.append((sql, params))
-        return execute(sql, params, many, context)
-
-
-def read_whole(sql: str, params: Any) -> list[str]:
-    """The large tables that this statement reads from end to end, with the line of the plan that says so."""
-    with connection.cursor() as cursor:
-        if connection.vendor == "sqlite":
-            cursor.execute(f"EXPLAIN QUERY PLAN {sql}", params)
-            lines = [row[3] for row in cursor.fetchall()]
-            return [line for line in lines if line.startswith("SCAN") and LARGE & set(line.split())]
-        cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
-        (found,) = cursor.fetchone()
-    document = json.loads(found) if isinstance(found, str) else found
-    return list(_whole(document[0]["Plan"]))
-
-
-def _whole(node: dict[str, Any], *, limited: bool = False) -> Iterator[str]:
-    reads = "Relation Name" in node and "Scan" in node["Node Type"]
-    searched = "Index Cond" in node or "Recheck Cond" in node or "TID Cond" in node
-    # The first row of an index, as for the greatest id, needs no condition.
-    searched |= limited and node["Node Type"].startswith("Index")
-    if reads and not searched and node["Relation Name"] in LARGE:
-        yield f"{node['Node Type']} on {node['Relation Name']}"
-    for part in node.get("Plans", ()):
-        yield from _whole(part, limited=node["Node Type"] == "Limit")
-
-
 @pytest.fixture
 def busy(db: None) -> tuple[Traffic, KeyVersion, Rotation]:
     """Some keys with folded deliveries and verifications, and a tail of each."""
@@ -175,12 +138,7 @@ def busy(db: None) -> tuple[Traffic, KeyVersion, Rotation]:
         step_entered_at=NOW - HOUR,
         deadline_at=NOW + HOUR,
     )
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("ANALYZE")
-            # Tables of a test are so small that reading them whole is the quickest; this asks what an index
-            # could answer at all.
-            cursor.execute("SET LOCAL enable_seqscan = off")
+    prefer_indexes()
     return reader, newer, row
 
 
@@ -237,22 +195,17 @@ QUESTIONS: dict[str, Question] = {
 
 @pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
 def test_no_large_table_is_read_whole(busy: tuple[Traffic, KeyVersion, Rotation], question: Question) -> None:
-    statements = Statements()
-    with connection.execute_wrapper(statements):
-        question(*busy)
-    touched = [one for one in statements.seen if any(table in one[0] for table in LARGE)]
-    assert touched, "The question does not ask what it is meant to."
-    assert {sql: whole for sql, params in touched if (whole := read_whole(sql, params))} == {}
+    assert all_read_whole(lambda: question(*busy), LARGE) == {}
 
 
 @pytest.mark.postgresql
 def test_deliveries_are_found_by_time(busy: tuple[Traffic, KeyVersion, Rotation]) -> None:
     sql = "SELECT * FROM keyvault_delivery WHERE at > %s AND at < %s"
-    assert read_whole(sql, [NOW - MINUTE, NOW]) == []
+    assert read_whole(sql, [NOW - MINUTE, NOW], LARGE) == []
 
 
 def test_a_plan_that_reads_a_table_whole_is_recognised(busy: tuple[Traffic, KeyVersion, Rotation]) -> None:
-    assert read_whole("SELECT * FROM keyvault_delivery WHERE request_id = %s", ["x"]) != []
+    assert read_whole("SELECT * FROM keyvault_delivery WHERE request_id = %s", ["x"], LARGE) != []
 
 
 # Django's admin ------------------------------------------------------------------------------------
