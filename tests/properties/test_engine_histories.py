@@ -39,12 +39,12 @@ from tests.stories.conftest import BRISK
 from tests.stories.world import World
 
 # In each shard. PostgreSQL sees fewer, for its own ways of locking have tests of their own.
-HISTORIES = scaled("HISTORIES", *((15, 250) if chosen_database() == "postgresql" else (250, 2_500)))
+HISTORIES = scaled("HISTORIES", *((15, 250) if chosen_database() == "postgresql" else (100, 2_500)))
 STEPS = 80
 SHARDS = 4
-TICKS_TO_END = 150
+TICKS_TO_END = 100
 POLICY = replace(
-    BRISK, monitor=timedelta(minutes=3), quiet=timedelta(minutes=1), cool_off=timedelta(minutes=2)
+    BRISK, monitor=timedelta(minutes=2), quiet=timedelta(minutes=1), cool_off=timedelta(minutes=1)
 )
 
 _stage: dict[str, Any] = {}
@@ -312,7 +312,7 @@ class Histories(RuleBasedStateMachine):
             for _ in range(TICKS_TO_END):
                 if self.is_over():
                     break
-                self.time_passes(10, True)
+                self.time_passes(30, True)
                 self.nothing_is_broken()
             assert self.is_over(), f"never ends: {self.w.rotation.stage} {self.w.rotation.waiting_for}"
             self.no_orphans()
