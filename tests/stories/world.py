@@ -78,7 +78,6 @@ class World:
         self.failures: Counter[str] = Counter()
         self.requests = 0
         self.rung: deque[uuid.UUID] = deque()
-        self._given: dict[uuid.UUID, KeyVersion] = {}
         self._import_first()
 
     def _provider(self, driver: str, n: int) -> Provider:
@@ -212,6 +211,10 @@ class World:
         if not instance.seen or instance.seen[-1] != version.number:
             instance.seen.append(version.number)
         return version
+
+    @cached_property
+    def _given(self) -> dict[uuid.UUID, KeyVersion]:
+        return {}
 
     def _given_before(self, version_id: uuid.UUID) -> KeyVersion:
         """The row of a version that is given out: what is looked at here never changes any more."""
