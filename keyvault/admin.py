@@ -115,6 +115,7 @@ columns(models.UsageReport, "received_at", "consumer", "instance", "sequence", r
 columns(models.UsageLine, "received_at", "consumer", "instance", "credential", "ok", related=("consumer",))
 columns(models.UsageBucket, "minute", "consumer", "instance", "deliveries", related=("consumer",))
 columns(models.LastDelivery, "last_at", "consumer", "instance", related=("consumer",))
+columns(models.LastUse, "last_at", "consumer", "instance", related=("consumer",))
 columns(models.OpenJobs, "last_to_at", "consumer", "instance", "open", related=("consumer",))
 columns(models.Verification, "at", "consumer", "code", "count", related=("consumer",))
 columns(models.VerificationBucket, "minute", "caller", "code", "count")

@@ -29,6 +29,10 @@ columns(models.Breaker, "provider", "failures", "pauses", "open_until", related=
 columns(models.Channel, "slug", "team", "kind", "level", "enabled", "failing_since", related=("team",))
 columns(models.Notice, "created_at", "channel", "kind", "state", "tries", "message", related=("channel",))
 columns(models.Incident, "opened_at", "rotation", "code", "level", "closed_at", "closed_by")
+columns(models.RotationRecord, "rotation", related=("rotation__key__service", "rotation__key__environment"))
+columns(models.EmergencyRun, "created_at", "scope", "subject", "mode", "state", "requested_by")
+columns(models.EmergencyItem, "run", "position", "why", "state", "started_at", related=("run",))
+columns(models.Exposure, "at", "key", "cause", "who", related=("key__service", "key__environment"))
 columns(models.Approval, "rotation", "transition", "user", "expires_at", related=("rotation", "user"))
 columns(
     models.Finding,

@@ -7,12 +7,13 @@ from typing import cast
 
 import pytest
 
+from keyvault.delivery import workers
 from keyvault.delivery.plane import Plane
 from keyvault.delivery.records import TokenRecord
 from keyvault.models import ConsumerToken
 from tests.integration.furniture import furnish
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -26,7 +27,7 @@ def test_a_row_that_was_asked_for_comes_back_after_its_change(asked: bool, trans
             await plane.load("token", name)
             before = held(plane)
             before.asked = asked
-            await asyncio.to_thread(ConsumerToken.objects.filter(pk=token.pk).update, hint="changed")
+            await workers.run(change)
             # Another caller's miss makes the process look, and so learn of the change.
             await plane.load("token", b"somebody else".ljust(32))
             assert before.stale
@@ -36,6 +37,10 @@ def test_a_row_that_was_asked_for_comes_back_after_its_change(asked: bool, trans
             assert not asked or held(plane).hint == "changed"
         finally:
             await plane.close()
+            workers.shut_down()
+
+    def change() -> None:
+        ConsumerToken.objects.filter(pk=token.pk).update(hint="changed")
 
     def held(plane: Plane) -> TokenRecord:
         return cast(TokenRecord, plane.cache.tokens._rows[name])

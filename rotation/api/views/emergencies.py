@@ -119,6 +119,7 @@ class KeyEmergencyView(ManagementView):
         description="Answers the rotation that does it: a new one, or the open one, which is hurried along or"
         " rolled back. Where that one has to end first, another is started right after it. 412"
         " with `instances` and `open_jobs` where `kill` has to be confirmed.",
+        refusals=(412,),
         tag="emergencies",
     )
     @idempotent
@@ -167,6 +168,7 @@ class EmergencyView(ManagementView):
         " plan comes back (200). To start it (201) send its `plan` and `count`; 412 with the new plan where"
         " the world has changed since. The scheduler starts the keys, production first, some at a time; each"
         " one succeeds or fails by itself. Sending the same plan again answers the same run.",
+        refusals=(412,),
         tag="emergencies",
     )
     @idempotent
