@@ -56,7 +56,10 @@ POSTGRESQL = (
 
 DO = {"sqlite": SQLITE, "postgresql": POSTGRESQL}
 UNDO = {
-    "sqlite": ("DROP TRIGGER rotation_edges", "DROP TRIGGER rotation_weight_rises"),
+    "sqlite": (
+        "DROP TRIGGER IF EXISTS rotation_edges",
+        "DROP TRIGGER IF EXISTS rotation_weight_rises",
+    ),
     "postgresql": (
         "DROP TRIGGER rotation_guard ON rotation_rotation",
         "DROP FUNCTION keyturn_rotation_guard()",

@@ -249,6 +249,7 @@ class ConfirmEmergencyView(ManagementView):
         request=ConfirmEmergencySerializer,
         answers={200: EmergencyRunSerializer},
         description="For what somebody reported as leaked. Send `plan` and `count` of its `proposal`.",
+        refusals=(412,),
         tag="emergencies",
     )
     @idempotent

@@ -121,6 +121,7 @@ class KeyRotationsView(ManagementView):
         answers={201: RotationSerializer, 200: PlanSerializer},
         description="With `dry_run` the plan comes back (200) and nothing is touched.",
         tag="rotations",
+        refusals=(412,),
     )
     @idempotent
     def post(self, request: Request, service: str, environment: str) -> Response:
