@@ -19,8 +19,7 @@ from keyvault.crypto.keyring import Keyring
 from tests.conftest import Tell
 from tests.scale import scaled
 
-# Half of the thousand on each database.
-ROUNDS = scaled("KILLS", 500, 5_000)
+ROUNDS = scaled("KILLS", 200, 5_000)
 
 
 @pytest.fixture
