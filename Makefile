@@ -3,7 +3,7 @@
 
 PYTHON  ?= python3
 ARGS    ?=
-WORKERS ?= 2
+WORKERS ?= 3
 
 VENV  := .venv
 BIN   := $(VENV)/bin

@@ -16,6 +16,9 @@ from tests.bootstrap import chosen_database
 # What these hold does not depend on the database, so the second run leaves them out.
 TOLD = "told"
 DATABASE_FREE = ("architecture", "browser", "drivers", "leaks", "unit")
+# One thread tells a story, so a second database adds little; these are told on both. What PostgreSQL alone
+# can show (locks, races, crashes) has tests of its own in concurrency/ and crash/.
+STORIES_TWICE = ("test_approvals.py", "test_glance.py", "test_happy_day.py", "test_rollback.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -23,7 +26,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     unwanted = "once" if chosen_database() == "postgresql" else "postgresql"
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in DATABASE_FREE:
+        room = item.path.relative_to(here).parts[0]
+        if room in DATABASE_FREE or (room == "stories" and item.path.name not in STORIES_TWICE):
             item.add_marker(pytest.mark.once)
     for item in items:
         if item.get_closest_marker("serial"):
