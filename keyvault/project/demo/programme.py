@@ -51,10 +51,11 @@ class Programme:
         playing["c"] = self._start("c", self._in_monitor)
         playing["d"] = self._start("d", lambda: holding.straggler(self.scene))
         playing["f"] = self._start("f", lambda: leaking.emergency(self.scene))
+        check()
         while not all(chapter.done() for chapter in playing.values()):
-            check()
             self._show()
             self.scene.stop.wait(_SHOW_EVERY)
+            check()
         self._show()
         return [playing[letter].result() for letter in CHAPTERS]
 
