@@ -31,7 +31,8 @@ def error_response(request: HttpRequest, code: str, message: str | None = None) 
         response = JsonResponse(envelope(code, message, status, request_id), status=status)
     else:
         template = f"{status}.html" if status in (403, 404) else "plain_error.html"
-        context = {"message": message or default_message, "status": status, "request_id": request_id}
+        text = message or default_message
+        context = {"message": text, "status": status, "code": code, "request_id": request_id}
         response = render(request, template, context, status=status)
     response["X-Request-ID"] = request_id
     return response
@@ -50,7 +51,8 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return error_response(request, "permission_denied")
+    """Whoever refuses says which role would do; Django itself says nothing."""
+    return error_response(request, "permission_denied", str(exception) or None)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

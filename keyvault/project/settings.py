@@ -83,7 +83,7 @@ INSTALLED_APPS = [
     "keyvault.apps.KeyvaultConfig",
     "keyvault.console.apps.ConsoleConfig",
     "rotation.apps.RotationConfig",
-    "django.contrib.admin",
+    "keyvault.project.apps.RecordsConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

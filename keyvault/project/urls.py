@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
 from keyvault.project import health
-
-admin.site.site_header = admin.site.site_title = "Keyturn records"
-admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
 
 urlpatterns: list[URLResolver | URLPattern] = [
     path("livez", health.livez, name="livez"),

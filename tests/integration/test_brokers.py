@@ -141,7 +141,9 @@ class Installation:
 
     def beats(self) -> int:
         with closing(sqlite3.connect(self.database, timeout=20)) as database:
-            return int(database.execute("select count(*) from keyvault_heartbeat where name = 'beat'").fetchone()[0])
+            return int(
+                database.execute("select count(*) from keyvault_heartbeat where name = 'beat'").fetchone()[0]
+            )
 
 
 @pytest.fixture

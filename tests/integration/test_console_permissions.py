@@ -93,7 +93,11 @@ def test_a_viewer_sees_the_pages_without_buttons(house: House) -> None:
 def test_the_server_refuses_a_viewer_too(house: House, path: str) -> None:
     viewer = client_of("vito")
     assert viewer.get(path).status_code == 403
-    assert viewer.post(path, {"reason": "because"}).status_code == 403
+    answer = viewer.post(path, {"reason": "because"})
+    assert answer.status_code == 403
+    page = answer.content.decode()
+    assert "permission_denied" in page
+    assert "needs the role" in page or "administrator" in page
 
 
 def test_the_server_refuses_a_viewers_verbs(house: House) -> None:
@@ -126,23 +130,3 @@ def test_events_without_a_team_are_for_those_who_see_everything(house: House) ->
     client_of("ada").post("/teams/new/", {"slug": "secret-team", "name": "Secret team"})
     assert "secret-team" in client_of("ada").get("/audit/").content.decode()
     assert "secret-team" not in client_of("lena").get("/audit/").content.decode()
-
-
-def test_records_are_for_superusers_and_read_only(house: House) -> None:
-    assert client_of("lena").get("/admin/").status_code in (302, 403)
-    admin = client_of("ada")
-    version = house.prod.current
-    assert version is not None
-    page = admin.get(f"/admin/keyvault/keyversion/{version.id}/change/")
-    assert page.status_code == 200
-    text = page.content.decode()
-    assert 'name="_save"' not in text
-    assert "deletelink" not in text
-    assert "ciphertext" not in text.lower()
-    assert version.fingerprint not in text
-    assert (
-        admin.post(f"/admin/keyvault/keyversion/{version.id}/change/", {"state": "revoked"}).status_code
-        == 403
-    )
-    assert admin.get("/admin/keyvault/keyversion/add/").status_code == 403
-    assert admin.post(f"/admin/keyvault/keyversion/{version.id}/delete/", {"post": "yes"}).status_code == 403
