@@ -299,6 +299,7 @@ class EmergencyRun(UUIDModel):
     state = models.CharField(max_length=16, default=RUNNING)
     created_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True, blank=True)
+    stuck_told_at = models.DateTimeField(null=True, blank=True)  # when people last heard that it stands still
 
     objects = EmergencyRunQuerySet.as_manager()
 

@@ -12,7 +12,7 @@ from rest_framework import serializers
 from keyvault.actors import Actor
 from keyvault.api.serializers import TimeField
 from rotation.models import EmergencyItem, EmergencyRun
-from rotation.services import runs
+from rotation.services import results, runs
 from rotation.services.emergencies import MODES, Way
 from rotation.services.radius import SCOPES, PlannedKey, PlannedToken, Radius
 
@@ -76,7 +76,7 @@ class EmergencyItemSerializer(serializers.Serializer[Any]):
     version = serializers.IntegerField(allow_null=True)
     consumer = serializers.CharField(allow_null=True)
     why = serializers.CharField(allow_blank=True)
-    result = serializers.ChoiceField(choices=runs.RESULTS)
+    result = serializers.ChoiceField(choices=results.RESULTS)
     rotation = serializers.UUIDField(allow_null=True)
     stage = serializers.CharField(allow_null=True)
     started_at = TimeField(allow_null=True)
@@ -176,7 +176,7 @@ def _item(item: EmergencyItem) -> dict[str, Any]:
         "version": item.version.number if item.version is not None else None,
         "consumer": token.consumer.slug if token is not None else None,
         "why": item.why,
-        "result": runs.result_of(item),
+        "result": results.result_of(item),
         "rotation": rotation.id if rotation is not None else None,
         "stage": str(rotation.stage) if rotation is not None else None,
         "started_at": item.started_at,
@@ -186,7 +186,7 @@ def _item(item: EmergencyItem) -> dict[str, Any]:
 
 def _summary(run: EmergencyRun, items: Sequence[EmergencyItem]) -> dict[str, Any]:
     names = ("id", "state", "mode", "scope", "subject", "reason", "requested_by", "created_at", "finished_at")
-    return {**{name: getattr(run, name) for name in names}, "progress": runs.progress(items)}
+    return {**{name: getattr(run, name) for name in names}, "progress": results.progress(items)}
 
 
 def show_run(actor: Actor, run: EmergencyRun, now: datetime) -> dict[str, Any]:

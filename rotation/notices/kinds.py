@@ -22,6 +22,12 @@ class NoticeKind(StrEnum):
     STRAGGLERS = "rotation.stragglers"
     UNDEAD_KEY = "rotation.undead_key"
     EMERGENCY = "rotation.emergency"
+    RUN_PROPOSED = "emergency.proposed"
+    RUN_STARTED = "emergency.started"
+    RUN_STOPPED = "emergency.stopped"
+    RUN_STUCK = "emergency.stuck"
+    RUN_FINISHED = "emergency.finished"
+    DRIFT = "drift.found"
     EXPIRING = "key.expiring"
     BEAT_DEAD = "keyturn.beat_dead"
     TEST = "keyturn.test"
@@ -51,6 +57,14 @@ class Facts:
     level: str = ""
     since: str = ""
     verbs: tuple[str, ...] = ()
+    provider: str = ""
+    provider_key: str = ""  # what the provider calls the key: its label, or its id
+    run: str = ""
+    what: str = ""  # what an emergency run is about, in words
+    items: int | None = None  # the secrets of a run that the reader may know of
+    waiting: int | None = None  # of these, not begun yet
+    left: int | None = None  # of these, still honoured
+    names: tuple[str, ...] = ()  # the first of those that are left
 
     @property
     def key(self) -> str:
@@ -64,7 +78,8 @@ class Facts:
         """The facts of a stored notice; a member of an older or newer Keyturn is passed over."""
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in document.items() if name in known}
-        return cls(**{**values, "verbs": tuple(values.get("verbs", ()))})
+        lists = {name: tuple(values.get(name, ())) for name in ("verbs", "names")}
+        return cls(**{**values, **lists})
 
 
 def kind_of(name: str, *, trigger: str, code: str, stage: str, reason: str) -> NoticeKind | None:

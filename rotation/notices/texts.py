@@ -70,6 +70,8 @@ def _one_line(text: str) -> str:
 def _url(facts: Facts, base_url: str) -> str:
     if facts.rotation:
         return f"{base_url}/rotations/{facts.rotation}/"
+    if facts.run:
+        return f"{base_url}/emergency/{facts.run}/"
     return f"{base_url}/keys/{facts.key}/" if facts.service else f"{base_url}/"
 
 
@@ -160,6 +162,99 @@ def _emergency(f: Facts) -> Words:
     return f"{f.key}: emergency", body, advice
 
 
+def _of_run(f: Facts) -> str:
+    return f.what or "leaked secrets"
+
+
+def _left(f: Facts) -> str:
+    """What is still honoured, by name as far as there is room."""
+    if not f.left:
+        return "Nothing of it is honoured any more."
+    more = f" and {f.left - len(f.names)} more" if f.left > len(f.names) else ""
+    return f"Still honoured: {', '.join(f.names)}{more}."
+
+
+def _run_proposed(f: Facts) -> Words:
+    body = f"A leak was reported: {_of_run(f)}. Nothing is replaced before a lead confirms it. {_left(f)}"
+    advice = "Open the proposal, read what it would do, and confirm it or stop it."
+    return "Emergency proposed: a lead must confirm it", body, advice
+
+
+def _run_started(f: Facts) -> Words:
+    verb = "resumed" if f.code == "resumed" else "started"
+    body = f"{f.who} {verb} an emergency: {_of_run(f)}. Secrets in it: {f.items or 0}. {_left(f)}"
+    advice = "Watch the run. Make sure that consumers fetch the new keys, and look for misuse of the old."
+    return f"Emergency {verb}: {_of_run(f)}", body, advice
+
+
+def _run_stopped(f: Facts) -> Words:
+    body = (
+        f"{f.who} stopped an emergency: {_of_run(f)}. What was begun goes on; not begun: {f.waiting or 0} of "
+        f"{f.items or 0}. {_left(f)}"
+    )
+    advice = "Resume it, or see to every secret that is left: it is known to others and works."
+    return f"Emergency stopped: {_of_run(f)}", body, advice if f.left else "Nothing."
+
+
+def _run_stuck(f: Facts) -> Words:
+    body = (
+        f"An emergency has not moved since {_moment(f.since)}: {_of_run(f)}. Not begun: {f.waiting or 0} of "
+        f"{f.items or 0}. {_left(f)}"
+    )
+    advice = (
+        "Open the run: it says of each secret what it waits for. Answer those that need a person; where the "
+        "provider does not, revoke the old key on its page."
+    )
+    return f"Emergency stands still: {_of_run(f)}", body, advice
+
+
+def _run_finished(f: Facts) -> Words:
+    body = f"An emergency is over: {_of_run(f)}. Secrets in it: {f.items or 0}. {_left(f)}"
+    advice = (
+        "Open the run: it says why these are left. Mend that and resume it, or revoke them by hand."
+        if f.left
+        else "Look through the provider's logs for misuse of the old keys."
+    )
+    ends = f"{f.left} left" if f.left else "all of it is dead"
+    return f"Emergency over, {ends}: {_of_run(f)}", body, advice
+
+
+_DRIFT = {
+    "missing": (
+        "the provider has lost v{version}",
+        "v{version} should live at {provider}, but {reason}.",
+        "Try the key. If it is refused, start a rotation now: consumers of it are failing.",
+    ),
+    "undead": (
+        "v{version} was revoked and lives",
+        "v{version} was revoked, but {reason}.",
+        "Revoke it on the provider's page, and look for misuse of it.",
+    ),
+    "unowned": (
+        "a key that nobody owns",
+        "{provider} has the key {name} that nobody here owns: {reason}.",
+        "Find whose it is. Import it here if it is in use; otherwise revoke it on the provider's page.",
+    ),
+    "unchecked": (
+        "could not be compared with the provider",
+        "{provider} {reason}.",
+        "Check the provider's status and its admin secret, then look again with manage.py drift.",
+    ),
+}
+
+
+def _drift(f: Facts) -> Words:
+    subject, body, advice = _DRIFT.get(f.code, _DRIFT["unchecked"])
+    values = {
+        "version": f.outgoing or "?",
+        "provider": f.provider or "the provider",
+        "reason": f.reason or "could not be looked at",
+        "name": f.provider_key or "?",
+    }
+    where = f.key if f.service else f.provider or "a provider"
+    return f"{where}: {subject.format(**values)}", body.format(**values), advice
+
+
 def _expiring(f: Facts) -> Words:
     body = f"v{f.outgoing} of {f.key} expires at {_moment(f.since)}."
     return f"{f.key}: v{f.outgoing} expires soon", body, "Start a rotation of this key before that."
@@ -190,6 +285,12 @@ _WRITERS: dict[NoticeKind, Callable[[Facts], Words]] = {
     NoticeKind.STRAGGLERS: _stragglers,
     NoticeKind.UNDEAD_KEY: _undead,
     NoticeKind.EMERGENCY: _emergency,
+    NoticeKind.RUN_PROPOSED: _run_proposed,
+    NoticeKind.RUN_STARTED: _run_started,
+    NoticeKind.RUN_STOPPED: _run_stopped,
+    NoticeKind.RUN_STUCK: _run_stuck,
+    NoticeKind.RUN_FINISHED: _run_finished,
+    NoticeKind.DRIFT: _drift,
     NoticeKind.EXPIRING: _expiring,
     NoticeKind.BEAT_DEAD: _beat_dead,
     NoticeKind.TEST: _test,

@@ -97,7 +97,7 @@ def _facts(
     code = rotation.waiting_code or rotation.verdict_code if standing else rotation.attention
     why = rotation.attention_reason or rotation.waiting_for if incident is not None else reason
     return Facts(
-        at=_iso(now),
+        at=iso(now),
         service=rotation.key.service.slug,
         environment=rotation.key.environment.slug,
         rotation=str(rotation.id),
@@ -108,12 +108,13 @@ def _facts(
         reason=(why or reason).rstrip("."),
         who=rotation.requested_by,
         level=incident.level if incident is not None else "",
-        since=_iso(incident.opened_at) if incident is not None else "",
+        since=iso(incident.opened_at) if incident is not None else "",
         verbs=tuple(rotation.attention_verbs),
     )
 
 
-def _iso(moment: datetime) -> str:
+def iso(moment: datetime) -> str:
+    """As notices write a moment: in UTC, to the second."""
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 

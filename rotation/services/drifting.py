@@ -13,6 +13,7 @@ from keyvault.actors import SYSTEM
 from keyvault.models import Provider
 from rotation.drift import Difference, Found, Look, can_look, look
 from rotation.models import Finding
+from rotation.services.announcing import tell_drift
 
 Place = tuple[str, uuid.UUID | None, str]
 
@@ -43,7 +44,9 @@ def _write(provider: Provider, seen: Look, now: datetime) -> list[Finding]:
             row.save(update_fields=["gone_at"])
             _tell("drift:gone", row, now)
     for place in found.keys() - known.keys():
-        _tell("drift:found", _create(provider, found[place], now), now)
+        row = _create(provider, found[place], now)
+        _tell("drift:found", row, now)
+        tell_drift(row, now)
     return list(Finding.objects.filter(provider=provider, gone_at=None))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
@@ -18,7 +18,8 @@ from rotation.notice_rows import LEVELS, Channel, Incident
 from rotation.notices import incidents
 from rotation.notices.delivering import due_channels, prune, step
 from rotation.notices.kinds import Facts, NoticeKind
-from rotation.notices.writing import Ring, tell
+from rotation.notices.writing import Ring, iso, tell
+from rotation.services.announcing import tell_stuck
 
 log = structlog.get_logger("keyturn.notices")
 
@@ -31,7 +32,7 @@ _EXPIRY_MARK = "expiry-notices"
 
 def tick(now: datetime, *, ring: Ring) -> int:
     """One beat; returns how many channels have something to send. Nothing here moves a rotation."""
-    for work in (watch, escalate, tell_expiring, prune):
+    for work in (watch, escalate, tell_stuck, tell_expiring, prune):
         try:
             work(now)
         except Exception:
@@ -147,11 +148,11 @@ def _tell_expiring(version: KeyVersion, now: datetime) -> None:
     days = min(days for days in EXPIRY_DAYS if version.expires_at - now <= timedelta(days=days))
     key = version.key
     facts = Facts(
-        at=_iso(now),
+        at=iso(now),
         service=key.service.slug,
         environment=key.environment.slug,
         outgoing=version.number,
-        since=_iso(version.expires_at),
+        since=iso(version.expires_at),
     )
     channels = Channel.objects.hearing(key.service.team_id)
     if days > 1:
@@ -163,12 +164,8 @@ def _tell_expiring(version: KeyVersion, now: datetime) -> None:
 def tell_beat_dead(last: datetime, now: datetime) -> None:
     """Whoever sees that the scheduler is not running calls this; the organisation is told once."""
     channels = Channel.objects.filter(team__isnull=True, enabled=True)
-    dedup = f"beat:{_iso(last)}"
+    dedup = f"beat:{iso(last)}"
     unaware = list(channels.exclude(notices__dedup=dedup))
     if unaware:
-        facts = Facts(at=_iso(now), since=_iso(last))
+        facts = Facts(at=iso(now), since=iso(last))
         tell(unaware, NoticeKind.BEAT_DEAD, facts, dedup=dedup, team_id=None, now=now)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -19,13 +19,14 @@ from django.db.models import Count, Q, QuerySet
 
 from keyvault import audit
 from keyvault.actors import SYSTEM, Actor, actor_for
-from keyvault.domain import State
 from keyvault.exceptions import KeyturnError, denied, not_found
 from keyvault.services import consumers
 from rotation import engine
 from rotation.facts import Verb
 from rotation.models import EmergencyItem, EmergencyRun, Rotation
+from rotation.notices.kinds import NoticeKind
 from rotation.services import verbs
+from rotation.services.announcing import tell_run
 from rotation.services.emergencies import Way, act, lock_open
 from rotation.services.radius import (
     PROTECTED_FIRST,
@@ -35,14 +36,13 @@ from rotation.services.radius import (
     radius,
     urgency,
 )
+from rotation.services.results import result_of
 
 log = structlog.get_logger("keyturn.emergency")
 
 AT_ONCE = 100  # items that one beat starts; a bound, not a pace
 LOOK_AGAIN = timedelta(seconds=10)  # an open rotation has to end first
 AFTER_FAILURE = timedelta(minutes=1)
-RESULTS = ("waiting", "running", "attention", "done", "failed", "refused", "skipped")
-_DEAD = (State.REVOKED, State.DESTROYED)
 
 
 def start(actor: Actor, drawn: Radius, *, count: int, plan: str, reason: str, now: datetime) -> EmergencyRun:
@@ -84,11 +84,13 @@ def _write(actor: Actor, drawn: Radius, *, state: str, reason: str, now: datetim
     EmergencyItem.objects.bulk_create(items, batch_size=500)
     if state == EmergencyRun.RUNNING:
         _tell_started(actor, run, drawn.count, now)
+    else:
+        tell_run(run, NoticeKind.RUN_PROPOSED, now, dedup="new")
     return run
 
 
 def _tell_started(actor: Actor, run: EmergencyRun, items: int, now: datetime) -> None:
-    audit.record(
+    event = audit.record(
         "emergency:started",
         actor=actor,
         now=now,
@@ -99,6 +101,7 @@ def _tell_started(actor: Actor, run: EmergencyRun, items: int, now: datetime) ->
         mode=run.mode,
         items=items,
     )
+    tell_run(run, NoticeKind.RUN_STARTED, now, who=actor.name, dedup=str(event.sequence))
 
 
 def _items(run: EmergencyRun, drawn: Radius, now: datetime) -> list[EmergencyItem]:
@@ -161,7 +164,7 @@ def stop(actor: Actor, run_id: uuid.UUID, *, reason: str, now: datetime) -> Emer
         run.state = EmergencyRun.STOPPED
         run.save()
         waiting = run.items.filter(state=EmergencyItem.WAITING).count()
-        audit.record(
+        event = audit.record(
             "emergency:stopped",
             actor=actor,
             now=now,
@@ -170,6 +173,7 @@ def stop(actor: Actor, run_id: uuid.UUID, *, reason: str, now: datetime) -> Emer
             run=str(run.id),
             waiting=waiting,
         )
+        tell_run(run, NoticeKind.RUN_STOPPED, now, who=actor.name, dedup=str(event.sequence))
     return run
 
 
@@ -182,7 +186,9 @@ def resume(
         if run.state == EmergencyRun.PROPOSED:
             raise _wrong_state(run, "A lead has to confirm this proposal first.")
         again = [
-            item.id for item in _with_rotations(run) if result_of(item) in ("refused", "failed")
+            item.id
+            for item in run.items.select_related("rotation", "version")
+            if result_of(item) in ("refused", "failed")
         ]  # the rights and the world may have changed
         if run.state == EmergencyRun.DONE and not again:
             raise _wrong_state(run, "Everything in it is done.")
@@ -192,7 +198,7 @@ def resume(
         if run.state != EmergencyRun.RUNNING or again:
             run.state, run.finished_at, run.plan = EmergencyRun.RUNNING, None, ""
             run.save()
-            audit.record(
+            event = audit.record(
                 "emergency:resumed",
                 actor=actor,
                 now=now,
@@ -201,6 +207,8 @@ def resume(
                 run=str(run.id),
                 again=len(again),
             )
+            who, dedup = actor.name, str(event.sequence)
+            tell_run(run, NoticeKind.RUN_STARTED, now, who=who, dedup=dedup, code="resumed")
     _resume_rotations(actor, run, reason, now, ring)
     return run
 
@@ -241,7 +249,7 @@ def confirm(
         tokens = {planned.token.id for planned in drawn.tokens if planned.refusal is None}
         # What another team's lead has to decide stays a proposal of its own.
         rest = list(run.items.exclude(Q(key_id__in=kept) | Q(token_id__in=tokens)))
-        _split_off(run, rest)
+        _split_off(run, rest, now)
         run.items.update(state=EmergencyItem.WAITING, code="", message="", due_at=now)
         run.state, run.reason, run.plan = EmergencyRun.RUNNING, reason, ""
         run.requested_by, run.user_id = actor.name, actor.user_id
@@ -250,7 +258,7 @@ def confirm(
     return run
 
 
-def _split_off(run: EmergencyRun, rest: Iterable[EmergencyItem]) -> None:
+def _split_off(run: EmergencyRun, rest: Iterable[EmergencyItem], now: datetime) -> None:
     items = list(rest)
     if not items:
         return
@@ -265,6 +273,7 @@ def _split_off(run: EmergencyRun, rest: Iterable[EmergencyItem]) -> None:
         created_at=run.created_at,
     )
     EmergencyItem.objects.filter(id__in=[item.id for item in items]).update(run=other)
+    tell_run(other, NoticeKind.RUN_PROPOSED, now, dedup="new")
 
 
 def _lock(actor: Actor, run_id: uuid.UUID, *, demand_all: bool = True) -> EmergencyRun:
@@ -400,41 +409,11 @@ def _close(now: datetime) -> None:
         Q(state=EmergencyItem.WAITING)
         | Q(state=EmergencyItem.STARTED, rotation__finished_at__isnull=True, rotation__isnull=False)
     )
-    for run_id in running.exclude(id__in=open_items.values("run_id")).values_list("id", flat=True):
+    for run in running.exclude(id__in=open_items.values("run_id")):
         with transaction.atomic():
-            closed = EmergencyRun.objects.filter(pk=run_id, state=EmergencyRun.RUNNING).update(
-                state=EmergencyRun.DONE, finished_at=now
+            if not running.filter(pk=run.pk).update(state=EmergencyRun.DONE, finished_at=now):
+                continue  # another scheduler, or a stop, was here
+            event = audit.record(
+                "emergency:finished", actor=SYSTEM, now=now, subject=str(run.id), run=str(run.id)
             )
-            if closed:
-                audit.record(
-                    "emergency:finished", actor=SYSTEM, now=now, subject=str(run_id), run=str(run_id)
-                )
-
-
-# Results -------------------------------------------------------------------------------------------
-
-
-def _with_rotations(run: EmergencyRun) -> QuerySet[EmergencyItem]:
-    return run.items.select_related("rotation", "version")
-
-
-def result_of(item: EmergencyItem) -> str:
-    """One of ``RESULTS``: what became of an item. The rotation and the version tell, nothing is copied."""
-    if item.state != EmergencyItem.STARTED:
-        return item.state
-    if item.token_id is not None or item.rotation is None:
-        return "done"
-    rotation = item.rotation
-    if rotation.attention:
-        return "attention"
-    if rotation.is_open:
-        return "running"
-    if item.version is not None and item.version.state in _DEAD:
-        return "done"
-    return "running" if rotation.check_at is not None else "failed"
-
-
-def progress(items: Iterable[EmergencyItem]) -> dict[str, int]:
-    """How many items have each result."""
-    counted = Counter(result_of(item) for item in items)
-    return {result: counted[result] for result in RESULTS}
+            tell_run(run, NoticeKind.RUN_FINISHED, now, dedup=str(event.sequence))

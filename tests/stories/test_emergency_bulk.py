@@ -19,7 +19,7 @@ from keyvault.models import Environment, Key, KeyVersion, Provider, User
 from keyvault.services import catalogue, keys
 from rotation import operations
 from rotation.models import EmergencyItem, EmergencyRun, Rotation
-from rotation.services import radius, runs, ticking
+from rotation.services import radius, results, runs, ticking
 from tests.scale import LONG
 from tests.stories.world import World
 
@@ -79,7 +79,7 @@ def take(rung: deque[uuid.UUID]) -> list[uuid.UUID]:
 
 
 def progress(run: EmergencyRun) -> dict[str, int]:
-    found = runs.progress(runs.items_for(SYSTEM, run))
+    found = results.progress(runs.items_for(SYSTEM, run))
     return {result: n for result, n in found.items() if n}
 
 

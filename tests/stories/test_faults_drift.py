@@ -17,7 +17,7 @@ from keyvault.models import AuditEvent, KeyVersion
 from keyvault.services import keys
 from rotation.facts import Kind
 from rotation.models import Breaker, Finding, Operation
-from rotation.services import drifting
+from rotation.services import channels, drifting
 from rotation.simulators import RunningSimulator
 from tests.stories.conftest import BRISK
 from tests.stories.world import World
@@ -91,6 +91,19 @@ def test_a_key_that_died_at_the_provider_is_found_and_gone_when_it_lives(rotated
     assert look(w) == []
     assert audited("drift:gone") == 1
     assert Finding.objects.get().gone_at == w.now
+
+
+def test_who_owns_the_key_is_told_of_a_difference_once(rotated: World) -> None:
+    w = rotated
+    own = channels.create_channel(
+        SYSTEM, slug="own", team=w.team, kind="mail", url=None, fields={"addresses": ["a@b.test"]}, now=w.now
+    ).channel
+    assert look(w) == []
+    w.control.revoke(w.version(2).provider_key_id)
+    look(w)
+    look(w)
+    facts = own.notices.get(kind="drift.found").facts
+    assert (facts["code"], facts["outgoing"], facts["reason"]) == ("missing", 2, "the provider refuses it")
 
 
 def test_a_probe_has_the_last_word_over_a_list_that_is_late(rotated: World) -> None:

@@ -19,7 +19,7 @@ from keyvault.exceptions import KeyturnError
 from rotation.console.forms import ChooseForm, ConfirmRunForm, LeakForm, RunReasonForm, StartRunForm
 from rotation.console.live import live
 from rotation.models import EmergencyRun
-from rotation.services import leaks, radius, runs
+from rotation.services import leaks, radius, results, runs
 from rotation.services.radius import Radius
 
 NEWEST = 20
@@ -91,8 +91,8 @@ def emergency_run(request: HttpRequest, run_id: uuid.UUID) -> HttpResponse:
     actor = actor_of(request)
     run = runs.find(actor, run_id)
     items = list(runs.items_for(actor, run))
-    rows = [{"item": item, "result": runs.result_of(item)} for item in items]
-    counted = runs.progress(items)
+    rows = [{"item": item, "result": results.result_of(item)} for item in items]
+    counted = results.progress(items)
     going_on = run.state in (EmergencyRun.RUNNING, EmergencyRun.PROPOSED) or bool(counted["running"])
     context = {"run": run, "rows": rows, "progress": counted, "going_on": going_on, "total": len(items)}
     return live(

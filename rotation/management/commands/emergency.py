@@ -17,7 +17,7 @@ from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError
 from rotation.management.naming import actor_named, refusal
 from rotation.models import EmergencyRun
-from rotation.services import radius, runs
+from rotation.services import radius, results, runs
 from rotation.services.emergencies import MODES
 from rotation.services.radius import Radius
 
@@ -96,8 +96,8 @@ class Command(BaseCommand):
         for item in items:
             what = str(item.key) if item.key is not None else f"token {item.token.hint if item.token else ''}"
             note = f"  {item.message}" if item.message else ""
-            self.stdout.write(f"{what}  {runs.result_of(item)}{note}")
-        counted = ", ".join(f"{n} {result}" for result, n in runs.progress(items).items() if n)
+            self.stdout.write(f"{what}  {results.result_of(item)}{note}")
+        counted = ", ".join(f"{n} {result}" for result, n in results.progress(items).items() if n)
         self.stdout.write(f"{run.id}  {run.state}: {counted}")
 
 
