@@ -18,8 +18,16 @@ class Snippet:
 
 
 _CURL = """\
-curl -sS -H "X-API-Key: $$KEYTURN_TOKEN" \\
+curl -sSf -H "X-API-Key: $$KEYTURN_TOKEN" \\
   "$url?instance=$$(hostname)"
+"""
+
+_CLI = """\
+export KEYTURN_URL="$origin"
+keyturn get $service $environment
+
+# or give it to a program as $variable:
+keyturn run $service:$environment:$variable -- printenv $variable
 """
 
 _PYTHON = """\
@@ -43,6 +51,16 @@ _GITHUB = """\
     key=$$(curl -sSf -H "X-API-Key: $$KEYTURN_TOKEN" "$url?format=raw")
     echo "::add-mask::$$key"
     echo "$variable=$$key" >> "$$GITHUB_ENV"
+"""
+
+_GITLAB = """\
+# KEYTURN_TOKEN: a masked variable of the project (Settings, CI/CD, Variables)
+use-$service:
+  script:
+    - |
+      $variable=$$(curl -sSf -H "X-API-Key: $$KEYTURN_TOKEN" "$url?format=raw")
+      export $variable
+    - echo "now call what needs $variable"
 """
 
 _KUBERNETES = """\
@@ -81,11 +99,44 @@ spec:
         key: $service/$environment
 """
 
+_TERRAFORM = """\
+# The state holds the key afterwards: keep the state encrypted.
+variable "keyturn_token" {
+  type      = string
+  sensitive = true
+}
+
+data "http" "$name" {
+  url             = "$url?format=raw"
+  request_headers = { "X-API-Key" = var.keyturn_token }
+
+  lifecycle {
+    postcondition {
+      condition     = self.status_code == 200
+      error_message = "Keyturn answered $${self.status_code}."
+    }
+  }
+}
+
+locals {
+  $name = sensitive(data.http.$name.response_body)
+}
+"""
+
+_DOCKER = """\
+$variable=$$(curl -sSf -H "X-API-Key: $$KEYTURN_TOKEN" "$url?format=raw") && export $variable
+docker run --rm -e $variable your-image
+"""
+
 _TEMPLATES = (
     ("curl", "curl", _CURL),
+    ("cli", "keyturn", _CLI),
     ("python", "Python", _PYTHON),
     ("github", "GitHub Actions", _GITHUB),
-    ("kubernetes", "Kubernetes (External Secrets)", _KUBERNETES),
+    ("gitlab", "GitLab CI", _GITLAB),
+    ("kubernetes", "Kubernetes", _KUBERNETES),
+    ("terraform", "Terraform", _TERRAFORM),
+    ("docker", "Docker", _DOCKER),
 )
 
 
@@ -94,12 +145,20 @@ def key_url(service: str, environment: str) -> str:
     return f"{settings.KEYTURN_URL}/v1/keys/{service}/{environment}/"
 
 
+def variable_of(service: str) -> str:
+    """The name of an environment variable for the key of this service."""
+    name = f"{service}-key".upper().replace("-", "_")
+    return f"_{name}" if name[0].isdigit() else name
+
+
 def snippets(service: str, environment: str) -> list[Snippet]:
+    variable = variable_of(service)
     names = {
         "url": key_url(service, environment),
         "origin": settings.KEYTURN_URL,
         "service": service,
         "environment": environment,
-        "variable": f"{service}-key".upper().replace("-", "_"),
+        "variable": variable,
+        "name": variable.lower(),
     }
     return [Snippet(slug, name, Template(text).substitute(names)) for slug, name, text in _TEMPLATES]

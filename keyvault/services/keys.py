@@ -67,8 +67,15 @@ def _refuse_held_secret(key: Key, mark: str) -> None:
 
 
 @transaction.atomic
-def create_key(actor: Actor, service: Service, environment: Environment, *, now: datetime) -> Key:
-    """A key without a version yet."""
+def create_key(
+    actor: Actor,
+    service: Service,
+    environment: Environment,
+    *,
+    never_shown: bool | None = None,
+    now: datetime,
+) -> Key:
+    """A key without a version yet. ``never_shown``: by default as the environment is protected."""
     actor.demand("manage", service.team_id)
     if Key.objects.filter(service=service, environment=environment).exists():
         raise invalid("environment", f"{service.slug} has a key in {environment.slug} already.")
@@ -77,6 +84,7 @@ def create_key(actor: Actor, service: Service, environment: Environment, *, now:
         environment=environment,
         created_at=now,
         refresh_seconds=DEFAULT_REFRESH_SECONDS,
+        never_shown=environment.protected if never_shown is None else never_shown,
     )
     _save(key)
     audit.record("key:created", actor=actor, now=now, key=key, subject=str(key.id))

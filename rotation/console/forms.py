@@ -6,11 +6,9 @@ from typing import Any
 
 from django import forms
 
-from keyvault.actors import Actor
-from keyvault.console.forms import ReasonField, SecretField, managed_teams
+from keyvault.console.forms import ReasonField, SecretField
 from keyvault.crypto.secret import Secret
 from keyvault.durations import parse_duration
-from keyvault.models import Environment, Service
 from rotation.console.choices import Choice
 from rotation.models import RotationPolicy
 
@@ -177,43 +175,3 @@ class LeakForm(forms.Form):
         help_text="Exactly as it was found. It is compared with what is held here, and not kept.",
     )
     reason = ReasonField()
-
-
-class NewKeyForm(forms.Form):
-    service = forms.ModelChoiceField(Service.objects.none(), to_field_name="slug", empty_label=None)
-    environment = forms.ModelChoiceField(Environment.objects.all(), to_field_name="slug", empty_label=None)
-    source = forms.ChoiceField(
-        label="Where does the first version come from",
-        choices=[
-            ("paste", "I have a key and paste it"),
-            ("issue", "Keyturn asks the provider for one (only where its driver can)"),
-        ],
-        initial="paste",
-        widget=forms.RadioSelect,
-    )
-    secret = SecretField(
-        required=False,
-        help_text="Exactly as the provider shows it. Blanks, quotes and placeholders are refused, "
-        "and so is a key that another environment holds.",
-    )
-    policy = forms.ModelChoiceField(
-        RotationPolicy.objects.exclude(slug="emergency"),
-        to_field_name="slug",
-        required=False,
-        empty_label="the default of the environment",
-        help_text="How and how often the key is replaced.",
-    )
-
-    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        services = Service.objects.filter(team__in=managed_teams(actor)).select_related("provider")
-        self.fields["service"].queryset = services  # type: ignore[attr-defined]
-
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean() or {}
-        pasted = cleaned.get("secret")
-        if cleaned.get("source") == "paste" and pasted is None and "secret" not in self.errors:
-            self.add_error("secret", "Paste the key, or let Keyturn ask the provider for one.")
-        if cleaned.get("source") == "issue" and pasted is not None:
-            self.add_error("secret", "Leave this empty: the provider is going to make the key.")
-        return cleaned

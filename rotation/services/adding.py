@@ -35,11 +35,13 @@ def add_key(
     provider_key_id: str = "",
     expires_at: datetime | None = None,
     policy: RotationPolicy | None = None,
+    never_shown: bool | None = None,
     now: datetime,
     ring: engine.Ring | None = None,
 ) -> AddedKey:
     """Create the key of this service in this environment and let it follow ``policy`` (or the default one).
 
+    ``never_shown``: whether people may not reveal it, by default as the environment is protected.
     Raises ``validation_error`` for ``secret`` where there is none and the driver cannot issue one.
     """
     actor.demand("manage", service.team_id)
@@ -48,7 +50,7 @@ def add_key(
             "secret",
             f"A person creates the keys of {service.provider.slug}. Create one there and send it here.",
         )
-    key = key_services.create_key(actor, service, environment, now=now)
+    key = key_services.create_key(actor, service, environment, never_shown=never_shown, now=now)
     rotation = None
     if secret is not None:
         key_services.import_first(

@@ -68,7 +68,7 @@ class Scene(World):
         self.policy = RotationPolicy.objects.filter(slug="brisk").first() or RotationPolicy.objects.create(
             slug="brisk", document=to_json(policy), created_at=now
         )
-        self.key_id = keys.create_key(SYSTEM, self.service, self.environment, now=now).id
+        self.key_id = keys.create_key(SYSTEM, self.service, self.environment, never_shown=False, now=now).id
         policies.assign_policy(SYSTEM, self.key, self.policy, now=now)
         self.consumer, self.token = self._named_consumer(consumer)
         self.instances = [Instance(f"{consumer}-{i}") for i in range(instances)]
@@ -132,7 +132,8 @@ def plain_key(
     service: Service, environment: str, secret: str, *, now: datetime, next_in: timedelta | None = None
 ) -> Key:
     """A key with a pasted first version, due after ``next_in``."""
-    key = keys.create_key(SYSTEM, service, Environment.objects.get(slug=environment), now=now)
+    place = Environment.objects.get(slug=environment)
+    key = keys.create_key(SYSTEM, service, place, never_shown=False, now=now)
     keys.import_first(SYSTEM, key, Secret(secret), now=now)
     schedule = policies.assign_policy(SYSTEM, key, None, now=now)
     if next_in is not None:

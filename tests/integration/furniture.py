@@ -63,7 +63,9 @@ class Furniture:
         return Environment.objects.get(slug=slug)
 
     def empty_key(self, environment: str = "prod") -> Key:
-        return keys.create_key(SYSTEM, self.service, self.environment(environment), now=NOW)
+        return keys.create_key(
+            SYSTEM, self.service, self.environment(environment), never_shown=False, now=NOW
+        )
 
     def key(self, environment: str = "prod", secret: Secret | None = None) -> Key:
         """A key with a first version."""

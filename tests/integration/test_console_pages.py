@@ -134,12 +134,44 @@ def test_a_lead_adds_a_service_and_pastes_its_first_key(house: House) -> None:
     assert made["Location"] == "/keys/new/?service=video-cutout"
     answer = lead.post(
         "/keys/new/",
-        {"service": "video-cutout", "environment": "dev", "source": "paste", "secret": "pasted-Jh3kLm90QQ"},
+        {
+            "service": "video-cutout",
+            "source": "paste",
+            "in_dev": "on",
+            "secret_dev": "pasted-Jh3kLm90QQ",
+            "in_prod": "on",
+            "secret_prod": "pasted-Rt7yUi55WW",
+            "never_shown_prod": "on",
+        },
     )
     assert answer["Location"] == "/keys/video-cutout/dev/"
-    key = Key.objects.named("video-cutout", "dev").get()
-    assert key.current is not None
-    assert KeySchedule.objects.filter(key=key).exists()
+    keys = list(Key.objects.filter(service__slug="video-cutout").select_related("environment", "current"))
+    assert [(key.environment.slug, key.never_shown) for key in keys] == [("dev", False), ("prod", True)]
+    assert all(key.current is not None for key in keys)
+    assert KeySchedule.objects.filter(key__in=keys).count() == 2
+
+
+def test_environments_are_chosen_but_for_the_protected_one_which_is_never_shown(house: House) -> None:
+    page = text_of(client_of("lena"), "/keys/new/")
+    boxes = dict(re.findall(r'name="((?:in|never_shown)_\w+)" id="\w+"( checked)?', page))
+    assert boxes["in_dev"]
+    assert not boxes["in_prod"]
+    assert boxes["never_shown_prod"]
+    assert not boxes["never_shown_dev"]
+
+
+def test_one_refused_environment_leaves_no_key_in_the_others(house: House) -> None:
+    same = {"secret_dev": "pasted-Jh3kLm90QQ", "secret_staging": "pasted-Jh3kLm90QQ"}
+    wanted = {"service": "background-removal", "source": "paste", "in_dev": "on", "in_staging": "on"}
+    lead = client_of("lena")
+    answer = lead.post("/keys/new/", {**wanted, **same})
+    assert answer.status_code == 422
+    assert "This is the key for dev again" in answer.content.decode()
+    answer = lead.post("/keys/new/", {**wanted, **same, "secret_staging": SECRET})
+    assert "already held under another environment" in answer.content.decode()
+    answer = lead.post("/keys/new/", {**wanted, **same, "in_staging": ""})
+    assert "Check staging too" in answer.content.decode()
+    assert Key.objects.count() == 1
 
 
 @pytest.mark.parametrize(
@@ -147,7 +179,7 @@ def test_a_lead_adds_a_service_and_pastes_its_first_key(house: House) -> None:
     [
         (" starts-with-a-blank-81", "blank|space"),
         ("<your-api-key>", "placeholder"),
-        ('"quoted-secret-1234"', "quote"),
+        ('"quoted-secret-1234"', "quotation"),
         (SECRET, "another environment"),
         ("", "Paste the key"),
     ],
@@ -157,7 +189,7 @@ def test_a_refused_secret_says_why_is_not_echoed_and_leaves_nothing(
 ) -> None:
     answer = client_of("lena").post(
         "/keys/new/",
-        {"service": "background-removal", "environment": "dev", "source": "paste", "secret": pasted},
+        {"service": "background-removal", "source": "paste", "in_dev": "on", "secret_dev": pasted},
     )
     page = answer.content.decode()
     assert answer.status_code == 422
@@ -168,7 +200,7 @@ def test_a_refused_secret_says_why_is_not_echoed_and_leaves_nothing(
 
 def test_a_key_that_the_driver_can_issue_starts_with_a_rotation(house: House) -> None:
     answer = client_of("lena").post(
-        "/keys/new/", {"service": "background-removal", "environment": "dev", "source": "issue"}
+        "/keys/new/", {"service": "background-removal", "in_dev": "on", "source": "issue"}
     )
     rotation = Rotation.objects.get(key__environment__slug="dev")
     assert answer["Location"] == f"/rotations/{rotation.id}/"

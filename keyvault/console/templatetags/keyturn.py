@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from django import template
 from django.http import HttpRequest
@@ -35,8 +36,9 @@ def icon(name: str) -> SafeString:
     return format_html('<svg class="icon" aria-hidden="true"><use href="{}"></use></svg>', href)
 
 
-def _time(at: datetime | None, kind: str, missing: str) -> SafeString:
-    if at is None:
+def _time(at: datetime | Literal[""] | None, kind: str, missing: str) -> SafeString:
+    # A template hands on the empty text for what a missing object does not have.
+    if not at:
         return format_html('<span class="soft">{}</span>', missing)
     at = at.astimezone(UTC)
     return format_html(

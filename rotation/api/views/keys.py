@@ -39,6 +39,9 @@ class KeyCreateSerializer(StrictSerializer):
     )
     expires_at = TimeField(required=False, help_text="When the provider lets this secret expire.")
     policy = SlugField(required=False, help_text="Default: the environment's.")
+    never_shown = StrictBooleanField(
+        required=False, help_text="Nobody may reveal it. Default: true in a protected environment."
+    )
 
 
 class KeyChangeSerializer(StrictSerializer):
@@ -167,6 +170,7 @@ class KeysView(ManagementView):
             provider_key_id=given.get("provider_key_id", ""),
             expires_at=given.get("expires_at"),
             policy=policy,
+            never_shown=given.get("never_shown"),
             now=self.now,
         )
         return Response(show_keys([added.key])[0], status=201)

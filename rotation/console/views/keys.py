@@ -21,16 +21,15 @@ from keyvault.console.activity import events_for, worth_telling
 from keyvault.console.forms import managed_teams
 from keyvault.console.snippets import key_url, snippets
 from keyvault.console.views.reveal import find_key
-from keyvault.crypto.secret import Secret
-from keyvault.exceptions import KeyturnError, invalid
+from keyvault.exceptions import KeyturnError
 from keyvault.models import Key, KeyVersion
 from keyvault.readers import Reader
-from keyvault.services import keys
-from rotation import specs
-from rotation.console.forms import NewKeyForm, PlanForm
+from rotation.console.forms import PlanForm
+from rotation.console.keyforms import NewKeyForm
 from rotation.console.standing import schedule_of, standing_of, unfinished
-from rotation.models import Rotation, RotationPolicy
-from rotation.services import policies, starting
+from rotation.models import Rotation
+from rotation.services import adding, policies
+from rotation.services.adding import AddedKey
 
 READ_SPAN = timedelta(hours=24)
 
@@ -104,40 +103,60 @@ def assign_policy(request: HttpRequest, service: str, environment: str) -> HttpR
     return redirect("console-key", service=service, environment=environment)
 
 
-@sensitive_post_parameters("secret")
+@sensitive_post_parameters()
 @signed_in
 @require_http_methods(["GET", "POST"])
 def new_key(request: HttpRequest) -> HttpResponse:
-    """A key with its first version: pasted, or issued by the provider's driver."""
+    """Keys of one service with their first versions: pasted, or issued by the provider's driver."""
     actor = actor_of(request)
     if not managed_teams(actor).exists():
         raise PermissionDenied("This needs the role lead in a team.")
-    initial = {name: request.GET[name] for name in ("service", "environment") if name in request.GET}
-    form = NewKeyForm(request.POST or None, actor=actor, initial=initial)
+    initial = {"service": request.GET["service"]} if "service" in request.GET else {}
+    form = NewKeyForm(
+        request.POST or None, actor=actor, wanted=request.GET.get("environment", ""), initial=initial
+    )
     if form.is_valid():
         try:
-            key, rotation = _create(actor, form.cleaned_data, clock.now())
+            added = _add_all(actor, form, clock.now())
         except KeyturnError as error:
             show_refusal(form, error)
         else:
-            if rotation is not None:
-                messages.success(request, "The provider is being asked for the first version.")
-                return redirect("console-rotation", rotation_id=rotation.id)
-            messages.success(request, "The key is held. Grant it to a consumer so that it can be read.")
-            return redirect("console-key", service=key.service.slug, environment=key.environment.slug)
-    return render(request, "rotation/key_new.html", {"form": form}, status=422 if form.is_bound else 200)
+            return _after_adding(request, added)
+    context = {"form": form, "services": form.fields["service"].queryset.exists()}  # type: ignore[attr-defined]
+    return render(request, "rotation/key_new.html", context, status=422 if form.is_bound else 200)
 
 
 @transaction.atomic
-def _create(actor: Actor, data: dict[str, Any], now: datetime) -> tuple[Key, Rotation | None]:
-    """All of it or nothing: a refused secret leaves no empty key behind."""
-    key = keys.create_key(actor, data["service"], data["environment"], now=now)
-    chosen: RotationPolicy | None = data["policy"]
-    policies.assign_policy(actor, key, chosen, now=now)
-    secret: Secret | None = data["secret"]
-    if secret is not None:
-        keys.import_first(actor, key, secret, now=now)
-        return key, None
-    if not specs.capabilities(key.service.provider).issue:
-        raise invalid("source", f"{key.service.provider.name} has no way to issue keys. Paste one instead.")
-    return key, starting.start(actor, key, reason="first version", now=now)
+def _add_all(actor: Actor, form: NewKeyForm, now: datetime) -> list[AddedKey]:
+    """A key in each place, or none at all: a refused secret leaves no empty key behind."""
+    data, added = form.cleaned_data, []
+    service, policy = data["service"], data["policy"]
+    for place in form.places:
+        slug = place.environment.slug
+        try:
+            made = adding.add_key(
+                actor, service, place.environment,
+                secret=place.secret, policy=policy, never_shown=place.never_shown, now=now,
+            )  # fmt: skip
+        except KeyturnError as error:
+            raise _at_its_place(error, slug) from error
+        added.append(made)
+    return added
+
+
+def _at_its_place(error: KeyturnError, slug: str) -> KeyturnError:
+    """The same refusal with the names of this environment's fields."""
+    names = {"secret": f"secret_{slug}", "environment": f"in_{slug}"}
+    fields = {names.get(field, field): texts for field, texts in error.fields.items()}
+    return KeyturnError(error.code, error.message, fields=fields, extra=error.extra)
+
+
+def _after_adding(request: HttpRequest, added: list[AddedKey]) -> HttpResponse:
+    first = added[0].key
+    rotation = next((made.rotation for made in added if made.rotation is not None), None)
+    if rotation is not None:
+        messages.success(request, "The provider is being asked for the first version.")
+        return redirect("console-rotation", rotation_id=rotation.id)
+    where = ", ".join(made.key.environment.slug for made in added)
+    messages.success(request, f"Held in {where}. Grant it to a consumer so that it can be read.")
+    return redirect("console-key", service=first.service.slug, environment=first.environment.slug)
