@@ -2,6 +2,7 @@
 
 An approval is one person's yes to one transition under one plan. It counts while it has not expired, the plan
 is still that one, and the person is active, may still operate here, and is not who asked for the rotation.
+A break-glass is the yes of one person alone, also of who asked; it stands for as many as are needed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rotation.models import Approval, Rotation
 from rotation.planned import rotation_digest
 
 LAPSED = "given for another plan"
+ALONE = 1_000  # how many a break-glass stands for: more than any policy asks for
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class GivenApproval:
     expires_at: datetime
     reason: str
     lapsed: str = ""
+    alone: bool = False
 
 
 def names_of(user: User) -> frozenset[str]:
@@ -61,6 +64,7 @@ def approvals_of(rotation: Rotation, now: datetime) -> tuple[GivenApproval, ...]
             expires_at=row.expires_at,
             reason=row.reason,
             lapsed=_why_not(row, rotation, digest, now),
+            alone=row.review_due_at is not None,
         )
         for row in rows
     )
@@ -76,17 +80,22 @@ def _why_not(row: Approval, rotation: Rotation, digest: str, now: datetime) -> s
         return f"{who} is not active any more"
     if not actor_for(row.user).may("operate", rotation.key.service.team_id):
         return f"{who} may not operate this key any more"
-    if is_requester(rotation, row.user):
+    if row.review_due_at is None and is_requester(rotation, row.user):
         return f"{who} asked for this rotation"
     return ""
 
 
 def counted(given: Iterable[GivenApproval], transition: str, *, but: frozenset[str] = frozenset()) -> int:
-    """How many different people approve this transition, without those who share a name with ``but``."""
+    """How many different people approve this transition, without those who share a name with ``but``.
+
+    ``ALONE`` where somebody broke the glass.
+    """
     people: set[str] = set(but)
     count = 0
     for approval in given:
         if approval.transition == transition and not approval.lapsed:
+            if approval.alone:
+                return ALONE
             count += not approval.names & people
             people |= approval.names
     return count

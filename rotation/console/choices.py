@@ -12,7 +12,7 @@ from rotation.planned import rotation_digest
 from rotation.policy import Policy
 from rotation.services.verbs import transition_asked, verbs_of
 
-_APPROVED = {
+APPROVED = {
     "start": "the start",
     "shift_past_50": "going past 50 %",
     "revoke": "the revoke",
@@ -97,9 +97,9 @@ def _choice(verb: Verb, rotation: Rotation, policy: Policy, seen: Observations) 
             )
             return Choice(verb, f"Revoke {old} now", effect, "danger", count=n, fresh_password=protected)
         case Verb.APPROVE:
-            what = _APPROVED[transition_asked(rotation)]
+            what = APPROVED[transition_asked(rotation)]
             effect = f"You say yes to {what}, under the plan as it is now. This counts for 24 hours."
-            return Choice(verb, f"Approve {what}", effect, "primary")
+            return Choice(verb, f"Approve {what}", effect, "primary", fresh_password=True)
         case Verb.EXTEND:
             return Choice(
                 verb,

@@ -55,6 +55,40 @@ class VerbForm(forms.Form):
             )
 
 
+class DecisionForm(forms.Form):
+    """A yes or a no to one transition, under the plan that the person saw."""
+
+    plan = forms.CharField(widget=forms.HiddenInput, max_length=64)
+    reason = ReasonField()
+    # Which button was pressed; the page draws the buttons.
+    decision = forms.ChoiceField(
+        choices=[("approve", "Approve"), ("decline", "Decline")], widget=forms.HiddenInput
+    )
+
+
+class BreakGlassForm(forms.Form):
+    plan = forms.CharField(widget=forms.HiddenInput, max_length=64)
+    reason = ReasonField()
+
+    def __init__(self, *args: Any, confirm: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["confirm"] = ConfirmField(confirm)
+
+
+class ReviewForm(forms.Form):
+    verdict = forms.ChoiceField(
+        label="What you find",
+        choices=[("sound", "In order: I would have approved it"), ("unsound", "Not in order")],
+        widget=forms.RadioSelect,
+    )
+    note = forms.CharField(
+        label="What you looked at",
+        max_length=500,
+        help_text="Kept in the audit trail. Never write a secret here.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+
+
 class SupplyForm(forms.Form):
     secret = SecretField(
         label="New key",

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from rotation.console.views import (
+    approvals,
     channels,
     emergencies,
     emergency,
@@ -33,6 +34,10 @@ urlpatterns = [
     path("rotations/<uuid:rotation_id>/supply/", supply.supply, name="console-supply"),
     path("rotations/<uuid:rotation_id>/evidence/", rotations.evidence, name="console-evidence"),
     path("rotations/<uuid:rotation_id>/<slug:verb>/", verbs.verb_page, name="console-verb"),
+    path("approvals/", approvals.approvals, name="console-approvals"),
+    path("approvals/<uuid:rotation_id>/", approvals.approval, name="console-approval"),
+    path("approvals/<uuid:rotation_id>/break-glass/", approvals.break_glass, name="console-break-glass"),
+    path("reviews/<uuid:approval_id>/", approvals.review, name="console-review"),
     path("channels/", channels.channels, name="console-channels"),
     path("channels/new/", channels.new_channel, name="console-channel-new"),
     path("channels/my-mail/", channels.my_mail, name="console-my-mail"),

@@ -13,6 +13,8 @@ class NoticeKind(StrEnum):
 
     STARTED = "rotation.started"
     APPROVAL_WANTED = "rotation.approval_wanted"
+    GLASS_BROKEN = "rotation.break_glass"
+    REVIEW_OVERDUE = "rotation.review_overdue"
     ATTENTION = "rotation.attention"
     ROLLED_BACK = "rotation.rolled_back"
     FINISHED = "rotation.finished"
@@ -35,6 +37,10 @@ class NoticeKind(StrEnum):
 
 # What can wait for the daily message. Everything else is told at once, whatever the channel says.
 CAN_WAIT = frozenset({NoticeKind.STARTED, NoticeKind.FINISHED, NoticeKind.CANCELLED})
+
+
+# What everybody hears who hears anything of the team, owners or not.
+FOR_ALL = frozenset({NoticeKind.EMERGENCY, NoticeKind.GLASS_BROKEN, NoticeKind.REVIEW_OVERDUE})
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,8 @@ def kind_of(name: str, *, trigger: str, code: str, stage: str, reason: str) -> N
 
 _OF_NAME = {
     "approval:wanted": NoticeKind.APPROVAL_WANTED,
+    "glass:broken": NoticeKind.GLASS_BROKEN,
+    "glass:overdue": NoticeKind.REVIEW_OVERDUE,
     "rollback": NoticeKind.ROLLED_BACK,
     "late": NoticeKind.LATE,
     "stands": NoticeKind.STANDS,

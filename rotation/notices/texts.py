@@ -102,6 +102,17 @@ def _approval(f: Facts) -> Words:
     return f"{f.key}: approval wanted", body, advice
 
 
+def _glass(f: Facts) -> Words:
+    what = f"a step of the rotation of {f.key} ({_versions(f)}), which {f.who} asked for"
+    body = f"One person alone approved {what}."
+    return f"{f.key}: break-glass", body, "Another person has to review it within 24 hours, under Approvals."
+
+
+def _overdue_review(f: Facts) -> Words:
+    body = f"A break-glass in the rotation of {f.key} has not been reviewed within 24 hours{_because(f)}"
+    return f"{f.key}: review overdue", body, "Read its reason and review it, under Approvals."
+
+
 def _attention(f: Facts) -> Words:
     body = f"The rotation of {f.key} ({_versions(f)}) has stopped in stage {f.stage}{_because(f)}"
     default = f"Open the rotation and choose one of: {', '.join(f.verbs) or 'what it offers'}."
@@ -276,6 +287,8 @@ def _test(f: Facts) -> Words:
 _WRITERS: dict[NoticeKind, Callable[[Facts], Words]] = {
     NoticeKind.STARTED: _started,
     NoticeKind.APPROVAL_WANTED: _approval,
+    NoticeKind.GLASS_BROKEN: _glass,
+    NoticeKind.REVIEW_OVERDUE: _overdue_review,
     NoticeKind.ATTENTION: _attention,
     NoticeKind.ROLLED_BACK: _rolled_back,
     NoticeKind.FINISHED: _finished,

@@ -18,7 +18,7 @@ from keyvault.actors import Actor
 from rotation.models import Rotation
 from rotation.notice_rows import LEVELS, Channel, Incident, Notice
 from rotation.notices import incidents
-from rotation.notices.kinds import CAN_WAIT, Facts, NoticeKind, kind_of
+from rotation.notices.kinds import CAN_WAIT, FOR_ALL, Facts, NoticeKind, kind_of
 from rotation.notices.pacing import GIVE_UP, next_digest
 from rotation.notices.people import recipients
 
@@ -124,7 +124,7 @@ def _hearing(
     if escalated is not None:
         return [c for c in incidents.untold(escalated, team_id) if c.due_for(escalated.opened_at) <= now]
     rows = Channel.objects.hearing(team_id)
-    return rows if kind is NoticeKind.EMERGENCY else rows.filter(level=LEVELS[0])
+    return rows if kind in FOR_ALL else rows.filter(level=LEVELS[0])
 
 
 def put(

@@ -19,6 +19,7 @@ from rotation.notices import incidents
 from rotation.notices.delivering import due_channels, prune, step
 from rotation.notices.kinds import Facts, NoticeKind
 from rotation.notices.writing import Ring, iso, tell
+from rotation.services import reviews
 from rotation.services.announcing import tell_stuck
 
 log = structlog.get_logger("keyturn.notices")
@@ -32,7 +33,7 @@ _EXPIRY_MARK = "expiry-notices"
 
 def tick(now: datetime, *, ring: Ring) -> int:
     """One beat; returns how many channels have something to send. Nothing here moves a rotation."""
-    for work in (watch, escalate, tell_stuck, tell_expiring, prune):
+    for work in (watch, escalate, reviews.tell_overdue, tell_stuck, tell_expiring, prune):
         try:
             work(now)
         except Exception:

@@ -34,6 +34,7 @@ from rotation.proof import offenders
 from rotation.services import restoring
 
 APPROVAL_LIFE = timedelta(hours=24)
+REVIEW_WITHIN = timedelta(hours=24)
 LONGEST_EXTENSION = timedelta(days=30)
 _WAITS = {f"approval_{transition}": transition for transition in APPROVALS}
 
@@ -107,6 +108,38 @@ def approve(
 
     def change(rotation: Rotation, said: Said) -> None:
         _approve(rotation, said, transition or transition_asked(rotation), plan)
+
+    return _run(Verb.APPROVE, change, actor, rotation_id, how)
+
+
+def decline(
+    actor: Actor,
+    rotation_id: uuid.UUID,
+    *,
+    transition: str = "",
+    plan: str = "",
+    **how: Unpack[How],
+) -> Rotation:
+    """Say no to one transition. A start is cancelled; any other rotation pauses until somebody resumes it."""
+
+    def change(rotation: Rotation, said: Said) -> None:
+        _decline(rotation, said, transition or transition_asked(rotation), plan)
+
+    return _run(Verb.APPROVE, change, actor, rotation_id, how)
+
+
+def break_glass(
+    actor: Actor,
+    rotation_id: uuid.UUID,
+    *,
+    transition: str = "",
+    plan: str = "",
+    **how: Unpack[How],
+) -> Rotation:
+    """Approve alone, also what one asked for. Needs the role lead and a reason; another person reviews it."""
+
+    def change(rotation: Rotation, said: Said) -> None:
+        _break_glass(rotation, said, transition or transition_asked(rotation), plan)
 
     return _run(Verb.APPROVE, change, actor, rotation_id, how)
 
@@ -245,18 +278,15 @@ def _abort(rotation: Rotation, said: Said) -> None:
 
 
 def _approve(rotation: Rotation, said: Said, transition: str, plan: str) -> None:
-    user = _person(said.actor)
-    if user is None:
-        raise denied("Only a person can approve this.")
+    user = _voter(said.actor)
     if is_requester(rotation, user):
         raise denied("Another person must approve this: you asked for it.")
-    digest = rotation_digest(rotation)
-    if plan and plan != digest:
-        raise KeyturnError("precondition_failed", "The plan has changed since you looked at it.")
+    digest = _seen_plan(rotation, plan)
     Approval.objects.update_or_create(
         rotation=rotation,
         transition=transition,
         user=user,
+        review_due_at=None,
         defaults={
             "plan": digest,
             "reason": said.reason,
@@ -265,6 +295,54 @@ def _approve(rotation: Rotation, said: Said, transition: str, plan: str) -> None
         },
     )
     _note(rotation, said, "approved", transition=transition, plan=digest)
+
+
+def _voter(actor: Actor) -> User:
+    user = _person(actor)
+    if user is None:
+        raise denied("Only a person can approve this.")
+    return user
+
+
+def _seen_plan(rotation: Rotation, plan: str) -> str:
+    """The digest of the plan as it is now; refused where the person saw another one."""
+    digest = rotation_digest(rotation)
+    if plan and plan != digest:
+        raise KeyturnError("precondition_failed", "The plan has changed since you looked at it.")
+    return digest
+
+
+def _decline(rotation: Rotation, said: Said, transition: str, plan: str) -> None:
+    if is_requester(rotation, _voter(said.actor)):
+        raise denied("You asked for it yourself. To take it back, abort the rotation.")
+    digest = _seen_plan(rotation, plan)
+    # What others gave is not held against this no: they may give it again.
+    standing = Approval.objects.filter(rotation=rotation, transition=transition, expires_at__gt=said.now)
+    standing.update(expires_at=said.now)
+    _note(rotation, said, "declined", transition=transition, plan=digest)
+    if transition == "start":
+        _abort(rotation, said)
+    elif rotation.waiting_code in _WAITS:
+        _pause(rotation, said)
+
+
+def _break_glass(rotation: Rotation, said: Said, transition: str, plan: str) -> None:
+    said.actor.demand("manage", rotation.key.service.team_id)
+    user = _voter(said.actor)
+    if not said.reason.strip():
+        raise invalid("reason", "Say why this cannot wait for another person.")
+    digest, due = _seen_plan(rotation, plan), said.now + REVIEW_WITHIN
+    Approval.objects.create(
+        rotation=rotation,
+        transition=transition,
+        user=user,
+        plan=digest,
+        reason=said.reason,
+        created_at=said.now,
+        expires_at=said.now + APPROVAL_LIFE,
+        review_due_at=due,
+    )
+    _note(rotation, said, "glass:broken", transition=transition, plan=digest, review_by=due.isoformat())
 
 
 def _person(actor: Actor) -> User | None:

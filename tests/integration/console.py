@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from allauth.account.internal.flows.login import record_authentication
+from django.http import HttpRequest
 from django.test import Client
 
 from keyvault.actors import SYSTEM
@@ -67,6 +69,18 @@ def deliver(key: Key, now: datetime, *, consumer: str = "billing", instance: str
 def client_of(username: str) -> Client:
     client = Client()
     client.force_login(User.objects.get(username=username))
+    return client
+
+
+def fresh_client_of(username: str) -> Client:
+    """Signed in, and the password confirmed just now; without the time that hashing takes."""
+    client = client_of(username)
+    request = HttpRequest()
+    request.session = client.session
+    record_authentication(
+        request, User.objects.get(username=username), method="password", reauthenticated=True
+    )
+    request.session.save()
     return client
 
 
