@@ -8,7 +8,7 @@ from django.urls import register_converter
 
 from keyvault.models.base import SLUG
 
-USERNAME: Final = r"[A-Za-z0-9_.-]{1,150}"
+USERNAME: Final = r"[A-Za-z0-9_.@+-]{1,150}"
 
 
 class NameConverter:

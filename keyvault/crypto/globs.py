@@ -20,7 +20,7 @@ MAX_GLOB_BYTES: Final = 200
 MAX_TOTAL_BYTES: Final = 2048
 
 _ROOT: Final = "/v1/"
-_PATH: Final = re.compile(r"/[A-Za-z0-9/_.~*-]*")
+_PATH: Final = re.compile(r"/[A-Za-z0-9/_.~*@+-]*")
 _NOT_CANONICAL: Final = re.compile(r"//|/\.\.?(?:/|\Z)")
 
 
@@ -40,8 +40,9 @@ class Glob:
 def is_canonical_path(raw_path: bytes | str) -> bool:
     """Tell whether a path, as it came in and not decoded, has one spelling only.
 
-    It starts with "/", uses unreserved characters and "*" only (so no ``%``, ``;``, backslash or
-    control character), and has no empty, "." or ".." segment. The query is not part of it.
+    It starts with "/", uses unreserved characters, "*", and "@" and "+" as user names have them (so no
+    ``%``, ``;``, backslash or control character), and has no empty, "." or ".." segment. The query is
+    not part of it.
     """
     if isinstance(raw_path, bytes):
         raw_path = raw_path.decode("latin-1")

@@ -27,7 +27,7 @@ from keyvault.models.custody import (
     Provider,
     Service,
 )
-from keyvault.models.people import Membership, Team, User, UserToken
+from keyvault.models.people import Membership, SecondFactorSeed, SetupLink, Team, User, UserToken
 
 __all__ = [
     "AuditEvent",
@@ -51,7 +51,9 @@ __all__ = [
     "Membership",
     "OpenJobs",
     "Provider",
+    "SecondFactorSeed",
     "Service",
+    "SetupLink",
     "Team",
     "UsageBucket",
     "UsageLine",

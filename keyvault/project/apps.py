@@ -13,7 +13,9 @@ class ProjectConfig(AppConfig):
 
     def ready(self) -> None:
         # So that shared_task() and delay_on_commit() in every process find this app and not a default one.
-        from keyvault.project import celery  # noqa: F401
+        from keyvault.project import celery, second_factor  # noqa: F401
+
+        second_factor.connect()
 
 
 class RecordsConfig(SimpleAdminConfig):

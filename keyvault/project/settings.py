@@ -93,6 +93,10 @@ INSTALLED_APPS = [
     "django.forms",
     "allauth",
     "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "allauth.usersessions",
     "csp",
     "django_htmx",
     "rest_framework",
@@ -231,6 +235,22 @@ ACCOUNT_SESSION_REMEMBER = False
 ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
 ACCOUNT_PREVENT_ENUMERATION = True
 ALLAUTH_TRUSTED_PROXY_COUNT = 0  # proxies.py has looked already: REMOTE_ADDR is the caller
+# Leads and administrators need a second factor where Keyturn is more than a try on one's own machine.
+_at_home = DEBUG or _public.hostname in ("127.0.0.1", "localhost", "::1")
+KEYTURN_REQUIRE_MFA = env.bool("KEYTURN_REQUIRE_MFA", not _at_home)
+MFA_ADAPTER = "keyvault.project.second_factor.SecondFactorAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_FORMS = {
+    "activate_totp": "keyvault.project.second_factor.ActivateTOTPForm",
+    "authenticate": "keyvault.project.second_factor.OnceAuthenticateForm",
+    "reauthenticate": "keyvault.project.second_factor.OnceReauthenticateForm",
+}
+MFA_ALLOW_UNVERIFIED_EMAIL = True  # addresses play no part in who somebody is
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_RECOVERY_CODES_SHOW_ONCE = True
+MFA_TOTP_ISSUER = "Keyturn"
+MFA_TOTP_TOLERANCE = 1
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not _https  # browsers themselves allow it on localhost only
 
 # Mail goes out where EMAIL_URL says; without one nothing is sent, and the channel says so.
 _mail = env.email_url("EMAIL_URL", "smtp:")

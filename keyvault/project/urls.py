@@ -11,7 +11,7 @@ urlpatterns: list[URLResolver | URLPattern] = [
     path("livez", health.livez, name="livez"),
     path("readyz", health.readyz, name="readyz"),
     path("metrics", health.metrics, name="metrics"),
-    path("accounts/", include("allauth.account.urls")),
+    path("accounts/", include("keyvault.project.account_urls")),
     path("admin/", admin.site.urls),
     path("v1/", include("keyvault.api.urls")),
     path("v1/", include("rotation.api.urls")),

@@ -28,8 +28,9 @@ from keyvault.keystore import (
     system_context,
     version_context,
 )
-from keyvault.models import IdempotentReply, KekCanary, Key, KeyVersion, Provider
+from keyvault.models import IdempotentReply, KekCanary, Key, KeyVersion, Provider, SecondFactorSeed
 from keyvault.services.replies import PURPOSE as REPLY_PURPOSE
+from keyvault.services.second_factors import PURPOSE as SEED_PURPOSE
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class SystemRows:
 
 
 _system_rows = {
-    "reply": SystemRows("reply", REPLY_PURPOSE, IdempotentReply.objects.filter(ciphertext__isnull=False))
+    "reply": SystemRows("reply", REPLY_PURPOSE, IdempotentReply.objects.filter(ciphertext__isnull=False)),
+    "seed": SystemRows("seed", SEED_PURPOSE, SecondFactorSeed.objects.all()),
 }
 
 

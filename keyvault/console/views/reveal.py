@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from allauth.account.decorators import reauthentication_required
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
@@ -15,6 +14,7 @@ from keyvault import clock
 from keyvault.actors import Actor
 from keyvault.console.access import actor_of, signed_in
 from keyvault.console.forms import RevealForm
+from keyvault.console.fresh import confirmed
 from keyvault.models import Key
 from keyvault.services import keys
 
@@ -41,11 +41,10 @@ def reveal(request: HttpRequest, service: str, environment: str) -> HttpResponse
     actor_of(request).demand("manage", key.service.team_id)
     if key.never_shown:
         raise PermissionDenied("This key is marked as never shown to people. Consumers still get it.")
-    response: HttpResponse = _after_password(request, service, environment)
-    return response
+    return _after_password(request, service, environment)
 
 
-@reauthentication_required  # type: ignore[untyped-decorator]
+@confirmed
 @sensitive_variables("secret")
 def _after_password(request: HttpRequest, service: str, environment: str) -> HttpResponse:
     key = find_key(actor_of(request), service, environment)

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from allauth.account.decorators import reauthentication_required
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -15,6 +14,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from keyvault import clock
 from keyvault.console.access import actor_of, show_refusal, signed_in
+from keyvault.console.fresh import confirmed
 from keyvault.exceptions import KeyturnError
 from rotation.console.forms import ChooseForm, ConfirmRunForm, LeakForm, RunReasonForm, StartRunForm
 from rotation.console.live import live
@@ -41,8 +41,7 @@ def emergencies(request: HttpRequest) -> HttpResponse:
     """What was started lately, and what to choose from. A choice shows its plan, after signing in again."""
     form = ChooseForm(request.GET if "scope" in request.GET else None)
     if form.is_valid():
-        response: HttpResponse = reauthentication_required(_plan)(request, form.cleaned_data)
-        return response
+        return confirmed(_plan)(request, form.cleaned_data)
     rows = EmergencyRun.objects.for_actor(actor_of(request))[:NEWEST]
     context = {"form": form, "runs": rows}
     return render(request, "rotation/emergencies.html", context, status=422 if form.is_bound else 200)
@@ -109,8 +108,7 @@ def run_verb(request: HttpRequest, run_id: uuid.UUID, verb: str) -> HttpResponse
     run = runs.find(actor_of(request), run_id)
     if verb == "stop":
         return _act(request, run, verb)
-    response: HttpResponse = reauthentication_required(_act)(request, run, verb)
-    return response
+    return confirmed(_act)(request, run, verb)
 
 
 def _act(request: HttpRequest, run: EmergencyRun, verb: str) -> HttpResponse:

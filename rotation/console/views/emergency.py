@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from allauth.account.decorators import reauthentication_required
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -10,6 +9,7 @@ from django.views.decorators.http import require_http_methods
 
 from keyvault import clock
 from keyvault.console.access import actor_of, signed_in
+from keyvault.console.fresh import confirmed
 from keyvault.console.views.reveal import find_key
 from keyvault.exceptions import KeyturnError
 from rotation.console.forms import EmergencyForm
@@ -25,8 +25,7 @@ def emergency(request: HttpRequest, service: str, environment: str) -> HttpRespo
     actor_of(request).demand("manage", key.service.team_id)
     if key.current is None:
         raise KeyturnError("no_active_version", "This key has no active version, so none can have leaked.")
-    response: HttpResponse = reauthentication_required(_confirmed)(request, service, environment)
-    return response
+    return confirmed(_confirmed)(request, service, environment)
 
 
 def _confirmed(request: HttpRequest, service: str, environment: str) -> HttpResponse:

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from allauth.account.decorators import reauthentication_required
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -15,6 +14,7 @@ from django.views.decorators.http import require_http_methods
 from keyvault import clock
 from keyvault.actors import Actor
 from keyvault.console.access import STALE, actor_of, is_fragment, show_refusal, signed_in
+from keyvault.console.fresh import confirmed
 from keyvault.exceptions import KeyturnError, denied
 from rotation.console.choices import Choice, choices, find_choice, seen_mark
 from rotation.console.forms import VerbForm
@@ -62,8 +62,7 @@ def verb_page(request: HttpRequest, rotation_id: uuid.UUID, verb: str) -> HttpRe
     if choice is None:
         return stale(request, row, f"{verb.replace('-', ' ').capitalize()} is not possible now.")
     if choice.fresh_password:
-        response: HttpResponse = reauthentication_required(_act)(request, row, choice)
-        return response
+        return confirmed(_act)(request, row, choice)
     return _act(request, row, choice)
 
 

@@ -131,6 +131,12 @@
     if (event.target.dataset.submit !== undefined) event.target.form.requestSubmit();
   });
 
+  // Passkeys: a person who cancels, or a browser that cannot, is told so on the page.
+  document.addEventListener("allauth.error", (event) => {
+    event.preventDefault();
+    every(document, "[data-passkey-error]", (box) => { box.hidden = false; });
+  });
+
   // Keys: "/" searches, "g" then "o" goes to the overview, "g" then "m" to the matrix.
   let going = 0;
   const PLACES = { o: "overview", m: "matrix", r: "rotations", c: "consumers", a: "audit" };
