@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from allauth.account.adapter import get_adapter
 from allauth.account.internal.flows.login import get_authentication_records
-from allauth.account.internal.flows.reauthentication import did_recently_reauthenticate
+from allauth.account.internal.flows.reauthentication import did_recently_reauthenticate, suspend_request
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -23,12 +23,13 @@ P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponse]
 
 
-def confirmed(view: View[P]) -> View[P]:
+def confirmed(view: View[P], *, resume: bool = False) -> View[P]:
     """Run the view if this person has confirmed who they are within five minutes; ask for it if not.
 
-    A passkey, a code or the password will do, whatever this person has. What was sent with the request is
-    not kept while asking: it may be a secret, and a session is no place for one. Put it below
-    ``signed_in``, and below the check of the role, so that nobody is asked in vain.
+    A passkey, a code or the password will do, whatever this person has. With ``resume`` a form that was
+    sent waits in the session and goes on by itself; never where a secret may be in it, because a session
+    is no place for one. Put it below ``signed_in``, and below the check of the role, so that nobody is
+    asked in vain.
     """
 
     @wraps(view)
@@ -39,6 +40,9 @@ def confirmed(view: View[P]) -> View[P]:
             return go(request, reverse("mfa_index"))
         if did_recently_reauthenticate(request):
             return view(request, *args, **kwargs)
+        if request.method != "GET" and resume:
+            waiting: HttpResponse = suspend_request(request, methods[0]["url"])
+            return waiting
         if request.method != "GET":
             messages.info(request, "Confirm that it is you, then send the form again. Nothing was changed.")
         return go(request, f"{methods[0]['url']}?{urlencode({'next': request.get_full_path()})}")

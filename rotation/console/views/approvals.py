@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any, cast
 
-from allauth.account.decorators import reauthentication_required
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -14,6 +13,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from keyvault import clock
 from keyvault.console.access import actor_of, show_refusal, signed_in
+from keyvault.console.fresh import confirmed
 from keyvault.exceptions import KeyturnError
 from keyvault.models import User
 from rotation.approvals import approvals_of
@@ -75,8 +75,7 @@ def approval(request: HttpRequest, rotation_id: uuid.UUID) -> HttpResponse:
     if request.method == "GET":
         return _page(request, row, DecisionForm(initial={"plan": rotation_digest(row)}))
     actor_of(request).demand("operate", row.key.service.team_id)
-    response: HttpResponse = reauthentication_required(_decide)(request, row)
-    return response
+    return confirmed(_decide, resume=True)(request, row)
 
 
 def _page(request: HttpRequest, row: Rotation, form: DecisionForm, *, status: int = 200) -> HttpResponse:
@@ -135,8 +134,7 @@ def break_glass(request: HttpRequest, rotation_id: uuid.UUID) -> HttpResponse:
     actor_of(request).demand("manage", row.key.service.team_id)
     if "approve" not in verbs_of(row):
         return stale(request, row, "Nothing waits for an approval here now.")
-    response: HttpResponse = reauthentication_required(_break)(request, row)
-    return response
+    return confirmed(_break, resume=True)(request, row)
 
 
 def _break(request: HttpRequest, row: Rotation) -> HttpResponse:
@@ -178,8 +176,7 @@ def review(request: HttpRequest, approval_id: uuid.UUID) -> HttpResponse:
     if request.method == "GET":
         return _review_page(request, row, ReviewForm())
     actor.demand("operate", row.rotation.key.service.team_id)
-    response: HttpResponse = reauthentication_required(_review)(request, row)
-    return response
+    return confirmed(_review, resume=True)(request, row)
 
 
 def _review_page(request: HttpRequest, row: Approval, form: ReviewForm, *, status: int = 200) -> HttpResponse:
