@@ -39,6 +39,11 @@ class Actor:
         return self.is_admin or self.organisation_role == OrganisationRole.AUDITOR
 
     @property
+    def is_elevated(self) -> bool:
+        """Whether this is somebody whose session is worth stealing: an administrator or a lead."""
+        return self.is_admin or Role.LEAD in self.roles.values()
+
+    @property
     def team_ids(self) -> list[uuid.UUID]:
         return list(self.roles)
 

@@ -199,3 +199,44 @@ def test_somebody_with_no_way_to_confirm_adds_a_factor_right_after_signing_in_on
     session[login._AUTHENTICATION_METHODS_USER_SESSION_KEY] = session["_auth_user_id"]
     session.save()
     assert stolen.get("/accounts/2fa/app/").status_code == 200
+
+
+PLACES = ("/", "/matrix/", "/keys/background-removal/prod/", "/audit/", "/admin/")
+
+
+@pytest.mark.parametrize(
+    ("who", "led_there"), [("lena", True), ("ada", True), ("vito", False), ("otto", False)]
+)
+def test_a_lead_without_a_second_factor_is_led_to_where_one_is_added(
+    settings: Any, who: str, led_there: bool
+) -> None:
+    settings.KEYTURN_REQUIRE_MFA = True
+    client = client_of(who)
+    for path in PLACES:
+        answer = client.get(path)
+        assert (answer.headers.get("Location") == "/accounts/2fa/") is led_there, path
+    page = client.get("/accounts/2fa/").content.decode()
+    assert ("You need a second factor first." in page) is led_there
+    fragment = client.get("/", headers={"HX-Request": "true"})
+    assert (fragment.headers.get("HX-Redirect") == "/accounts/2fa/") is led_there
+    assert (
+        client.post("/teams/new/", {"slug": "x"}).headers.get("Location") == "/accounts/2fa/"
+    ) is led_there
+    assert client.get("/livez").status_code == 200
+
+
+def test_a_second_factor_opens_everything_and_its_removal_closes_it(settings: Any) -> None:
+    settings.KEYTURN_REQUIRE_MFA = True
+    client = client_of("lena")
+    new_app(client)
+    assert client.get("/").status_code == 200
+    client.post("/accounts/2fa/app/remove/")
+    assert client.get("/")["Location"] == "/accounts/2fa/"
+
+
+@pytest.mark.once
+def test_recovery_codes_alone_are_no_second_factor(settings: Any) -> None:
+    settings.KEYTURN_REQUIRE_MFA = True
+    lena = User.objects.get(username="lena")
+    Authenticator.objects.create(user=lena, type="recovery_codes", data={"seed": "x", "used_mask": 0})
+    assert client_of("lena").get("/")["Location"] == "/accounts/2fa/"
