@@ -11,8 +11,10 @@ from django.core.exceptions import PermissionDenied
 from django.forms import BaseForm
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils import timezone
 
 from keyvault.actors import Actor, actor_for
+from keyvault.console.zones import zone_of
 from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
 from keyvault.errors import status_of
 from keyvault.exceptions import KeyturnError
@@ -38,7 +40,8 @@ def signed_in(view: View[P]) -> View[P]:
                 return HttpResponse(status=204, headers={"HX-Refresh": "true"})
             return redirect_to_login(request.get_full_path())
         try:
-            return view(request, *args, **kwargs)
+            with timezone.override(zone_of(request)):
+                return view(request, *args, **kwargs)
         except KeyturnError as error:
             return refused(request, error)
         except (IntegrityError, KeyServiceUnavailable, KeyringError):

@@ -23,19 +23,32 @@ class HealthLine:
     at: datetime | None = None
 
 
-def health_lines(now: datetime) -> list[HealthLine]:
-    """One query: the scheduler's heartbeat. That it answers at all is the database's line."""
-    return [_scheduler(now), HealthLine("Database", "good", _VENDORS[connection.vendor]), _key_service()]
+def health_lines(now: datetime, beat_at: datetime | None) -> list[HealthLine]:
+    """``beat_at``: of the last heartbeat. That this answers at all is the database's line."""
+    return [
+        _scheduler(now, beat_at),
+        HealthLine("Database", "good", _VENDORS[connection.vendor]),
+        _key_service(),
+    ]
 
 
 _VENDORS = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 
 
-def _scheduler(now: datetime) -> HealthLine:
-    at = Heartbeat.objects.filter(name="beat").values_list("at", flat=True).first()
+def last_beat() -> datetime | None:
+    """When the scheduler ran last. One query."""
+    return Heartbeat.objects.filter(name="beat").values_list("at", flat=True).first()
+
+
+def is_late(now: datetime, beat_at: datetime | None) -> bool:
+    """Whether the scheduler has missed its beat: three intervals and more."""
+    return beat_at is None or (now - beat_at).total_seconds() > settings.KEYTURN_HEARTBEAT_MAX_AGE
+
+
+def _scheduler(now: datetime, at: datetime | None) -> HealthLine:
     if at is None:
         return HealthLine("Scheduler", "bad", "never ran")
-    late = (now - at).total_seconds() > settings.KEYTURN_HEARTBEAT_MAX_AGE
+    late = is_late(now, at)
     return HealthLine("Scheduler", "bad", "late", at) if late else HealthLine("Scheduler", "good", "", at)
 
 

@@ -7,6 +7,7 @@ from rotation.console.views import (
     channels,
     emergencies,
     emergency,
+    finding,
     keys,
     matrix,
     overview,
@@ -20,6 +21,8 @@ from rotation.console.views import (
 urlpatterns = [
     path("", overview.overview, name="console-overview"),
     path("matrix/", matrix.matrix, name="console-matrix"),
+    path("search/", finding.search, name="console-search"),
+    path("keys/", finding.keys, name="console-keys"),
     path("keys/new/", keys.new_key, name="console-key-new"),
     path("keys/<slug:service>/<slug:environment>/", keys.key_page, name="console-key"),
     path("keys/<slug:service>/<slug:environment>/policy/", keys.assign_policy, name="console-key-policy"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 from tests.browser.conftest import Visit, Visitor
 from tests.browser.furniture import Scene
 
-LOOKS = [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]
+LOOKS = [("light", 1280), ("dark", 1280), ("light", 360), ("dark", 360)]
 
 
 def paths(scenes: dict[str, Scene]) -> list[str]:
@@ -19,6 +20,10 @@ def paths(scenes: dict[str, Scene]) -> list[str]:
         "/",
         "/matrix/",
         "/matrix/?q=nothing-is-called-so",
+        "/keys/",
+        "/keys/?show=overdue",
+        "/search/",
+        "/search/?q=background",
         "/keys/background-removal/prod/",
         "/keys/background-removal/dev/",
         "/keys/background-removal/staging/rotate/",
@@ -119,6 +124,26 @@ def test_the_keyboard_reaches_search_and_overview(house: dict[str, Scene], visit
     visitor.page.keyboard.press("g")
     visitor.page.keyboard.press("o")
     visitor.page.wait_for_url(visitor.origin + "/")
+
+
+def test_the_keyboard_lists_its_keys_and_searches_everywhere(house: dict[str, Scene], visit: Visit) -> None:
+    visitor = visit("lena")
+    page = visitor.page
+    page.keyboard.press("?")
+    dialog = page.get_by_role("dialog", name="Keyboard")
+    expect(dialog).to_be_visible()
+    assert inspect(visitor, "help") == []
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    page.keyboard.press("g")
+    page.keyboard.press("k")
+    page.wait_for_url("**/keys/")
+    visitor.open("/keys/background-removal/prod/")
+    page.keyboard.press("/")
+    page.keyboard.type("render")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search/?q=render")
+    expect(page.locator("main")).to_contain_text("render-farm")
 
 
 def test_the_skip_link_comes_first_and_goes_to_the_content(house: dict[str, Scene], visit: Visit) -> None:

@@ -37,7 +37,9 @@ def queries(client: Client, path: str, **headers: str) -> int:
     return len(seen)
 
 
-@pytest.mark.parametrize("path", ["/", "/matrix/", "/rotations/", "/consumers/", "/channels/"])
+@pytest.mark.parametrize(
+    "path", ["/", "/matrix/", "/keys/", "/search/?q=service", "/rotations/", "/consumers/", "/channels/"]
+)
 def test_the_number_of_queries_does_not_grow_with_the_rows(path: str) -> None:
     house = build()
     client = client_of("lena")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from django import template
 from django.http import HttpRequest
 from django.templatetags.static import static
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from keyvault import clock
 from keyvault.console.activity import describe
-from keyvault.console.health import HealthLine, health_lines
+from keyvault.console.health import HealthLine, health_lines, is_late, last_beat
 from keyvault.domain import State
 from keyvault.models import AuditEvent, Environment, KeyVersion
 
@@ -42,13 +43,17 @@ def _time(at: datetime | Literal[""] | None, kind: str, missing: str) -> SafeStr
         return format_html('<span class="soft">{}</span>', missing)
     at = at.astimezone(UTC)
     return format_html(
-        '<time datetime="{}" data-time="{}">{} UTC</time>', at.isoformat(), kind, f"{at:%Y-%m-%d %H:%M:%S}"
+        '<time datetime="{}" data-time="{}" title="{} UTC">{}</time>',
+        at.isoformat(),
+        kind,
+        f"{at:%Y-%m-%d %H:%M:%S}",
+        f"{at.astimezone(timezone.get_current_timezone()):%Y-%m-%d %H:%M:%S %Z}",
     )
 
 
 @register.filter
 def ago(at: datetime | None, missing: str = "never") -> SafeString:
-    """A moment as distance from now ("3 min ago"); in UTC until the script has run."""
+    """A moment as distance from now ("3 min ago"); with its date until the script has run."""
     return _time(at, "ago", missing)
 
 
@@ -62,6 +67,19 @@ def age(at: datetime | None) -> SafeString:
 def moment(at: datetime | None, missing: str = "never") -> SafeString:
     """A moment with its date, in the reader's time zone."""
     return _time(at, "full", missing)
+
+
+@register.simple_tag
+def updated() -> SafeString:
+    """When this page was made; the script moves it on with every answer to its polling."""
+    return format_html('<p class="soft small" data-updated>Updated {}</p>', _time(clock.now(), "ago", ""))
+
+
+@register.simple_tag
+def zone() -> SafeString:
+    """For the script: in which time zone the page tells times, if that is known."""
+    name = timezone.get_current_timezone_name()
+    return SafeString("") if name == "UTC" else format_html(' data-zone="{}"', name)
 
 
 @register.filter
@@ -121,9 +139,25 @@ def here(context: template.Context, prefix: str) -> SafeString | str:
     return format_html('aria-current="{}"', "page" if request.path == prefix else "true") if current else ""
 
 
-@register.inclusion_tag("partials/health.html")
-def health_strip() -> dict[str, Iterable[HealthLine]]:
-    return {"lines": health_lines(clock.now())}
+def _beat(context: template.Context) -> datetime | None:
+    """Asked for once a page."""
+    request: HttpRequest = context["request"]
+    if not hasattr(request, "keyturn_beat"):
+        request.keyturn_beat = last_beat()  # type: ignore[attr-defined]
+    found: datetime | None = request.keyturn_beat  # type: ignore[attr-defined]
+    return found
+
+
+@register.inclusion_tag("partials/health.html", takes_context=True)
+def health_strip(context: template.Context) -> dict[str, Iterable[HealthLine]]:
+    return {"lines": health_lines(clock.now(), _beat(context))}
+
+
+@register.inclusion_tag("partials/late.html", takes_context=True)
+def late_banner(context: template.Context) -> dict[str, Any]:
+    """That the scheduler does not run, on every page, because then nothing goes on by itself."""
+    at = _beat(context)
+    return {"late": is_late(clock.now(), at), "at": at}
 
 
 @register.filter

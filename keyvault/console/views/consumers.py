@@ -11,6 +11,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Max, Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.http import urlencode
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -20,10 +21,12 @@ from keyvault.console.access import actor_of, show_refusal, signed_in
 from keyvault.console.forms import ConsumerForm, GrantForm, RotateTokenForm, TokenForm, managed_teams
 from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError
-from keyvault.models import Consumer, ConsumerToken, Grant, LastDelivery
+from keyvault.models import Consumer, ConsumerToken, Grant, LastDelivery, Team
 from keyvault.services import consumers as services
 
 SEEN_SPAN = timedelta(hours=24)
+PAGE = 50
+SHOWS = (("unused", "Never used"), ("without-token", "Without a token"), ("without-grant", "Without a grant"))
 
 
 @signed_in
@@ -42,10 +45,30 @@ def consumers(request: HttpRequest) -> HttpResponse:
             last_used_at=Max("tokens__last_used_at"),
         )
     )
-    text = request.GET.get("q", "").strip()[:63]
-    if text:
-        rows = rows.filter(slug__icontains=text)
-    context = {"consumers": rows[:500], "q": text, "may_add": managed_teams(actor).exists()}
+    chosen = {name: request.GET.get(name, "").strip()[:63] for name in ("q", "team", "show", "after")}
+    if chosen["q"]:
+        rows = rows.filter(slug__icontains=chosen["q"])
+    if chosen["team"]:
+        rows = rows.filter(team__slug=chosen["team"])
+    if chosen["show"] == "unused":
+        rows = rows.filter(last_used_at__isnull=True)
+    elif chosen["show"] == "without-token":
+        rows = rows.filter(live_tokens=0)
+    elif chosen["show"] == "without-grant":
+        rows = rows.filter(grant_count=0)
+    if chosen["after"]:
+        rows = rows.filter(slug__gt=chosen["after"])
+    shown = list(rows.order_by("slug")[: PAGE + 1])
+    context = {
+        "consumers": shown[:PAGE],
+        "chosen": chosen,
+        "shows": SHOWS,
+        "filtered": any(chosen[name] for name in ("q", "team", "show")),
+        "teams": Team.objects.for_actor(actor),
+        "first": urlencode({name: value for name, value in chosen.items() if name != "after"}),
+        "next": urlencode({**chosen, "after": shown[PAGE - 1].slug}) if len(shown) > PAGE else "",
+        "may_add": managed_teams(actor).exists(),
+    }
     return render(request, "keyvault/consumers.html", context)
 
 

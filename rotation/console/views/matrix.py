@@ -53,6 +53,7 @@ def matrix(request: HttpRequest) -> HttpResponse:
         "chosen": chosen,
         "filtered": any(chosen[name] for name in ("team", "provider", "q")),
         "may_add": actor.is_admin or any(actor.may("manage", team) for team in actor.team_ids),
+        "first": urlencode({name: value for name, value in chosen.items() if name != "after"}),
         "next": urlencode({**chosen, "after": shown[-1].slug}) if more else "",
     }
     return render(request, "rotation/matrix.html", context)

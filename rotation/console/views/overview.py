@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.db.models import Exists, OuterRef, Q
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
@@ -23,7 +24,11 @@ from rotation.policy import from_json
 from rotation.services.verbs import verbs_of
 
 DRIFT_SHOWN = 20
-RUNNING_SHOWN, DUE_SHOWN, EVENTS_SHOWN = 12, 10, 10
+RUNNING_SHOWN, NEEDED_SHOWN, DUE_SHOWN, EVENTS_SHOWN = 12, 20, 10, 10
+
+_WAITS_FOR_A_PERSON = ~Q(attention="") | Q(finished_at__isnull=True, waiting_code__startswith="approval_")
+_IN_ROTATION = Exists(Rotation.objects.open().filter(key=OuterRef("pk")))
+_IN_ROTATION_TOO = Exists(Rotation.objects.open().filter(key=OuterRef("key_id")))
 
 # What a person will most likely do about an attention: the words on the link to the rotation.
 NEXT_STEP = {
@@ -66,51 +71,47 @@ def _context(actor: Actor, now: datetime) -> dict[str, Any]:
     mine = Rotation.objects.for_actor(actor).select_related(
         "key__service", "key__environment", "outgoing", "incoming"
     )
-    open_ones = list(mine.open()[:200])
-    asking = list(mine.exclude(attention="").exclude(id__in=[r.id for r in open_ones])[:50])
-    busy = {rotation.key_id for rotation in open_ones}
-    due = _due(actor, now)
-    held = keys.count()
-    needed = [_needed(r) for r in [*open_ones, *asking] if r.attention or _wants_approval(r)]
-    leaked = list(
-        keys.filter(current__compromised_at__isnull=False)
-        .select_related("service", "environment")
-        .exclude(id__in=busy)[:20]
-    )
-    drift = list(
-        Finding.objects.for_actor(actor)
-        .open()
-        .select_related("provider", "key__service", "key__environment", "version")[:200]
-    )
+    running = mine.open()
+    asking = mine.filter(_WAITS_FOR_A_PERSON)
+    leaked = keys.filter(current__compromised_at__isnull=False).exclude(_IN_ROTATION)
+    drift = Finding.objects.for_actor(actor).open()
+    held, drifting = keys.count(), drift.count()
     return {
         "held": held,
-        "running": [Running(r, rail(r, from_json(r.policy))) for r in open_ones[:RUNNING_SHOWN]],
-        "running_count": len(open_ones),
-        "needed": needed,
-        "leaked": leaked,
-        "drift": drift[:DRIFT_SHOWN],
-        "drift_more": max(0, len(drift) - DRIFT_SHOWN),
-        "needed_count": len(needed) + len(leaked) + len(drift),
-        "due": [s for s in due if s.next_rotation_at and s.next_rotation_at > now and s.key_id not in busy],
-        "overdue": [
-            s for s in due if s.next_rotation_at and s.next_rotation_at <= now and s.key_id not in busy
+        "running": [Running(r, rail(r, from_json(r.policy))) for r in running[:RUNNING_SHOWN]],
+        "running_count": running.count(),
+        "needed": [_needed(r) for r in asking[:NEEDED_SHOWN]],
+        "leaked": leaked.select_related("service", "environment")[:NEEDED_SHOWN],
+        "drift": drift.select_related("provider", "key__service", "key__environment", "version")[
+            :DRIFT_SHOWN
         ],
+        "drift_more": max(0, drifting - DRIFT_SHOWN),
+        "needed_count": asking.count() + leaked.count() + drifting,
+        **_dates(actor, now),
         "events": worth_telling(events_for(actor))[:EVENTS_SHOWN],
         "may_add": actor.is_admin or any(actor.may("manage", team) for team in actor.team_ids),
         "first_steps": None if held else _first_steps(actor),
     }
 
 
-def _due(actor: Actor, now: datetime) -> list[KeySchedule]:
-    soon = KeySchedule.objects.filter(
-        next_rotation_at__lte=now + DUE_SOON, key__in=Key.objects.for_actor(actor)
+def _dates(actor: Actor, now: datetime) -> dict[str, Any]:
+    """What is overdue and what is due soon: the first of each by date, and how many there are."""
+    dated = KeySchedule.objects.exclude(_IN_ROTATION_TOO).select_related(
+        "key__service", "key__environment", "policy"
     )
-    rows = soon.select_related("key__service", "key__environment", "policy").order_by("next_rotation_at")
-    return list(rows[:200])
-
-
-def _wants_approval(rotation: Rotation) -> bool:
-    return rotation.is_open and rotation.waiting_code.startswith("approval_")
+    if not actor.sees_everything:
+        dated = dated.filter(key__service__team_id__in=actor.team_ids)
+    dated = dated.order_by("next_rotation_at", "key_id")
+    overdue = dated.filter(next_rotation_at__lte=now)
+    first = list(overdue[:DUE_SHOWN])
+    due = dated.filter(next_rotation_at__gt=now, next_rotation_at__lte=now + DUE_SOON)
+    return {
+        "overdue": first,
+        "operates": {s.key.service.team_id for s in first if actor.may("operate", s.key.service.team_id)},
+        "overdue_count": overdue.count(),
+        "due": due[:DUE_SHOWN],
+        "due_count": due.count(),
+    }
 
 
 def _needed(rotation: Rotation) -> Needed:

@@ -11,12 +11,20 @@ from django.views.decorators.http import require_safe
 from keyvault import clock
 from keyvault.actors import Actor
 from keyvault.console.access import actor_of, signed_in
+from keyvault.models import Environment, Team
+from rotation.console.filters import chosen, narrowed, paged
 from rotation.console.live import live
 from rotation.console.picture import picture
 from rotation.models import Rotation
 from rotation.services.evidence import evidence_file, evidence_name, evidence_of
 
-PAGE = 50
+STATES = (
+    ("open", "Running"),
+    ("attention", "Needs a person"),
+    ("finished", "Finished"),
+    ("succeeded", "Succeeded"),
+    ("rolled_back", "Rolled back"),
+)
 RELATED = ("key__service__provider", "key__service__team", "key__environment", "outgoing", "incoming")
 
 
@@ -31,16 +39,34 @@ def find_rotation(actor: Actor, rotation_id: uuid.UUID) -> Rotation:
 @signed_in
 @require_safe
 def rotations(request: HttpRequest) -> HttpResponse:
-    mine = Rotation.objects.for_actor(actor_of(request)).select_related(*RELATED)
-    state = request.GET.get("state", "")
-    if state == "open":
+    actor = actor_of(request)
+    wanted = chosen(request, "q", "state", "team", "environment")
+    mine = Rotation.objects.for_actor(actor).select_related(*RELATED)
+    mine = mine.filter(
+        narrowed(wanted["q"], service="key__service__slug", environment="key__environment__slug")
+    )
+    if wanted["team"]:
+        mine = mine.filter(key__service__team__slug=wanted["team"])
+    if wanted["environment"]:
+        mine = mine.filter(key__environment__slug=wanted["environment"])
+    if wanted["state"] == "open":
         mine = mine.open()
-    elif state == "finished":
+    elif wanted["state"] == "attention":
+        mine = mine.exclude(attention="")
+    elif wanted["state"] == "finished":
         mine = mine.exclude(finished_at__isnull=True)
-    text = request.GET.get("q", "").strip()[:63]
-    if text:
-        mine = mine.filter(key__service__slug__icontains=text)
-    context = {"rotations": mine[:PAGE], "state": state, "q": text}
+    elif wanted["state"]:
+        mine = mine.filter(stage=wanted["state"])
+    shown, links = paged(request, mine, wanted)
+    context = {
+        "rotations": shown,
+        "links": links,
+        "chosen": wanted,
+        "states": STATES,
+        "filtered": any(wanted.values()),
+        "teams": Team.objects.for_actor(actor),
+        "environments": Environment.objects.all(),
+    }
     return render(request, "rotation/rotations.html", context)
 
 

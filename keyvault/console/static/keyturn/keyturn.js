@@ -5,8 +5,15 @@
 (() => {
   const every = (root, selector, act) => root.querySelectorAll(selector).forEach(act);
 
-  // Times: the page carries UTC; people read "3 min ago" or their own clock, with UTC on hover.
-  const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  // Times: the page says in which zone it tells them; without one, and from then on, it is the browser's.
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const full = new Intl.DateTimeFormat(undefined, {
+    dateStyle: "medium", timeStyle: "short", timeZone: document.body.dataset.zone || undefined,
+  });
+  if (own && !document.cookie.includes(`keyturn_zone=${own}`)) {
+    const secure = location.protocol === "https:" ? "; secure" : "";
+    document.cookie = `keyturn_zone=${own}; path=/; max-age=31536000; samesite=lax${secure}`;
+  }
   const SPANS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 
   function length(seconds) {
@@ -23,10 +30,9 @@
   function showTime(element) {
     const at = new Date(element.dateTime);
     if (Number.isNaN(at.getTime())) return;
-    if (!element.dataset.utc) {
-      element.dataset.utc = element.textContent.trim();
-      element.title = `${full.format(at)} (${element.dataset.utc})`;
-    }
+    const utc = `${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+    const title = `${full.format(at)} (${utc})`;
+    if (element.title !== title) element.title = title;
     const seconds = (at - Date.now()) / 1000;
     const kind = element.dataset.time;
     const text = kind === "ago" ? relative(seconds) : kind === "age" ? length(Math.max(0, -seconds)) : full.format(at);
@@ -99,6 +105,18 @@
     every(target, "details[id]", (details) => { if (opened.has(details.id)) details.open = true; });
   });
 
+  // How old what the page shows is: every answer, also "nothing new", makes it fresh.
+  document.addEventListener("htmx:afterRequest", (event) => {
+    if (event.detail.elt.id !== "live") return;
+    every(document, "[data-updated]", (line) => {
+      const time = line.querySelector("time");
+      line.classList.toggle("hot", !event.detail.successful);
+      line.firstChild.textContent = event.detail.successful ? "Updated " : "The server does not answer. Updated ";
+      if (event.detail.successful) time.dateTime = new Date().toISOString();
+      showTime(time);
+    });
+  });
+
   // Polling: ask with the tag of what is shown; the server then answers 304 and nothing moves.
   const tags = new WeakMap();
   const opened = new Set();
@@ -125,6 +143,7 @@
       close.closest("dialog").close();
     }
     if (event.target.tagName === "DIALOG") event.target.close();
+    if (event.target.closest("[data-help]")) help.showModal();
   });
 
   document.addEventListener("change", (event) => {
@@ -137,24 +156,30 @@
     every(document, "[data-passkey-error]", (box) => { box.hidden = false; });
   });
 
-  // Keys: "/" searches, "g" then "o" goes to the overview, "g" then "m" to the matrix.
+  // Keys: "/" searches, "g" and a letter goes to a page, "?" lists them. Dialogs are native: Esc closes them.
   let going = 0;
-  const PLACES = { o: "overview", m: "matrix", r: "rotations", c: "consumers", a: "audit" };
+  const PLACES = {
+    o: "overview", m: "matrix", k: "keys", r: "rotations", c: "consumers", e: "emergency", a: "audit",
+  };
+  const help = document.getElementById("help");
+
+  function search() {
+    const field = document.querySelector("main input[type=search]") || document.getElementById("find");
+    if (!field) return;
+    field.focus();
+    field.select();
+  }
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest("input, textarea, select, dialog")) return;
     if (event.key === "/") {
-      const search = document.querySelector("input[type=search]");
-      if (search) {
-        search.focus();
-        search.select();
-      } else {
-        location.assign(document.body.dataset.search || "/matrix/");
-      }
+      search();
       event.preventDefault();
       return;
     }
+    if (event.key === "?" && help) help.showModal();
+    if (Date.now() - going < 1200 && event.key === "s") document.getElementById("find")?.form.submit();
     if (Date.now() - going < 1200 && PLACES[event.key]) {
       const link = document.querySelector(`[data-place="${PLACES[event.key]}"]`);
       if (link) link.click();
@@ -164,5 +189,5 @@
 
   setInterval(() => every(document, 'time[data-time="ago"]', showTime), 1000);
   prepare(document);
-  if (new URLSearchParams(location.search).has("find")) document.querySelector("input[type=search]")?.focus();
+  every(document, "[data-help]", (button) => { button.hidden = false; });
 })();
