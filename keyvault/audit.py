@@ -74,6 +74,7 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "key:version:compromised": frozenset({"version"}),
     "policy:created": frozenset({"policy"}),
     "policy:changed": frozenset({"policy", "fields"}),
+    "policy:removed": frozenset({"policy"}),
     "policy:assigned": frozenset({"policy", "next_rotation_at"}),
     "schedule:brought-forward": frozenset({"trigger", "version", "next_rotation_at"}),
     "schedule:held": frozenset({"code", "until"}),

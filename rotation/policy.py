@@ -5,11 +5,13 @@ Durations are ISO 8601 in JSON (``P90D``, ``PT10M``) and ``timedelta`` here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, time, timedelta
+from functools import lru_cache
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import available_timezones
 
 from keyvault.durations import format_duration as format_duration
 from keyvault.durations import parse_duration as parse_duration
@@ -21,6 +23,10 @@ from rotation.windows import Window as Window
 # The transitions that a policy may ask other people's approval for.
 APPROVALS = ("start", "shift_past_50", "revoke", "force")
 EXPOSURES = ("revealed", "member_left", "reported")
+
+
+_SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")  # as names are elsewhere; rules know no models
+_CLOCK = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")
 
 
 class PolicyError(ValueError):
@@ -181,7 +187,7 @@ def from_json(document: Mapping[str, Any], *, base: Policy = STANDARD) -> Policy
             changes[name] = _READERS[name](value) if name in _READERS else _read_duration(name, value)
         except PolicyError:
             raise
-        except (ValueError, TypeError, KeyError, ZoneInfoNotFoundError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise PolicyError(name, _explain(error)) from error
     policy = replace(base, **changes)
     if set(policy.canaries) & set(policy.pinned):
@@ -192,8 +198,6 @@ def from_json(document: Mapping[str, Any], *, base: Policy = STANDARD) -> Policy
 def _explain(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"The member {error} is missing."
-    if isinstance(error, ZoneInfoNotFoundError):
-        return "Use a time zone such as Europe/Berlin."
     return str(error)
 
 
@@ -215,11 +219,21 @@ def _integer(value: object, low: int, high: int) -> int:
 def _read_steps(value: object) -> tuple[Step, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= 20:
         raise ValueError("Use a list of 1 to 20 steps.")
-    steps = tuple(Step(_integer(s["weight"], 1, 100), parse_duration(s["hold"])) for s in value)
+    steps = tuple(
+        Step(_integer(s["weight"], 1, 100), parse_duration(s["hold"]))
+        for s in (_members(entry, "weight", "hold") for entry in value)
+    )
     weights = [step.weight for step in steps]
     if weights != sorted(set(weights)) or weights[-1] != 100:
         raise ValueError("Weights must rise from step to step and end at 100.")
     return steps
+
+
+def _members(entry: object, *names: str) -> Mapping[str, Any]:
+    """An object that has no other members than these."""
+    if not isinstance(entry, dict) or entry.keys() - set(names):
+        raise ValueError(f"Use objects with {', '.join(names)}.")
+    return entry
 
 
 def _read_rate(value: object) -> float:
@@ -249,8 +263,10 @@ def _read_exposure(value: object) -> dict[str, timedelta | None]:
 
 
 def _read_slugs(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > 200 or not all(isinstance(v, str) for v in value):
+    if not isinstance(value, list) or len(value) > 200:
         raise ValueError("Use a list of consumer names.")
+    if not all(isinstance(name, str) and _SLUG.fullmatch(name) for name in value):
+        raise ValueError("Use names of consumers: lower-case letters, digits and dashes.")
     return tuple(sorted(set(value)))
 
 
@@ -265,21 +281,38 @@ def _entries(value: object) -> Sequence[Mapping[str, Any]]:
 
 
 def _read_window(entry: Mapping[str, Any]) -> Window:
-    days = tuple(entry["days"])
-    if not days or set(days) - set(WEEKDAYS):
+    entry = _members(entry, "days", "from", "to", "zone")
+    days = entry["days"]
+    if not isinstance(days, list) or not 1 <= len(days) <= 7 or any(day not in WEEKDAYS for day in days):
         raise ValueError(f"Days are some of {', '.join(WEEKDAYS)}.")
-    start, end = time.fromisoformat(entry["from"]), time.fromisoformat(entry["to"])
-    ZoneInfo(entry["zone"])
-    return Window(days, start, end, entry["zone"])
+    if entry["zone"] not in _zones():
+        raise ValueError("Use a time zone such as Europe/Berlin.")
+    return Window(tuple(days), _read_clock(entry["from"]), _read_clock(entry["to"]), entry["zone"])
+
+
+@lru_cache(maxsize=1)
+def _zones() -> frozenset[str]:
+    """Looking for them takes a walk through the file system."""
+    return frozenset(available_timezones())
+
+
+def _read_clock(text: object) -> time:
+    if not isinstance(text, str) or not _CLOCK.fullmatch(text):
+        raise ValueError("Use times of day such as 08:30.")
+    return time.fromisoformat(text)
 
 
 def _read_freezes(value: object) -> tuple[Freeze, ...]:
     freezes = []
     for entry in _entries(value):
+        entry = _members(entry, "from", "to", "reason")
         start, end = datetime.fromisoformat(entry["from"]), datetime.fromisoformat(entry["to"])
         if start.tzinfo is None or end.tzinfo is None or end <= start:
             raise ValueError("A freeze has a start and a later end, both with a time zone.")
-        freezes.append(Freeze(start, end, str(entry.get("reason", ""))))
+        reason = entry.get("reason", "")
+        if not isinstance(reason, str) or len(reason) > 200 or not reason.isprintable():
+            raise ValueError("A reason is one line of at most 200 characters.")
+        freezes.append(Freeze(start, end, reason))
     return tuple(freezes)
 
 

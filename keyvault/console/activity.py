@@ -58,6 +58,7 @@ _SENTENCES: Mapping[str, str] = {
     "key:version:compromised": "marked v{version} as compromised",
     "policy:created": "created the policy {policy}",
     "policy:changed": "changed the policy {policy}",
+    "policy:removed": "removed the policy {policy}",
     "policy:assigned": "put the key under the policy {policy}",
     "schedule:brought-forward": "brought the next rotation forward to {next_rotation_at}: {trigger}",
     "schedule:held": "did not start the key although it is due: {code}",

@@ -49,5 +49,9 @@ urlpatterns = [
     path("channels/<slug:slug>/rotate-secret/", channels.rotate_secret, name="console-channel-secret"),
     path("channels/<slug:slug>/remove/", channels.remove, name="console-channel-remove"),
     path("policies/", policies.policies, name="console-policies"),
+    path("policies/new/", policies.new_policy, name="console-policy-new"),
     path("policies/<slug:slug>/", policies.policy, name="console-policy"),
+    path("policies/<slug:slug>/edit/", policies.edit_policy, name="console-policy-edit"),
+    path("policies/<slug:slug>/save/", policies.save_policy, name="console-policy-save"),
+    path("policies/<slug:slug>/remove/", policies.remove_policy, name="console-policy-remove"),
 ]

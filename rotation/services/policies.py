@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -10,7 +12,7 @@ from django.db import transaction
 
 from keyvault import audit
 from keyvault.actors import Actor
-from keyvault.exceptions import invalid
+from keyvault.exceptions import KeyturnError, invalid
 from keyvault.models import Key
 from keyvault.services import catalogue
 from keyvault.services.keys import lock_key
@@ -18,7 +20,9 @@ from rotation.dates import due_of
 from rotation.models import KeySchedule, RotationPolicy
 from rotation.policy import PRESETS, Policy, PolicyError, from_json, to_json
 
+STANDARD = "standard"
 DEFAULT_POLICY = {"dev": "fast"}  # every other environment: standard
+NAMED = 5  # keys that are named where a policy cannot go
 
 
 @transaction.atomic
@@ -57,17 +61,57 @@ def create_policy(actor: Actor, *, slug: str, document: Mapping[str, Any], now: 
     return row
 
 
+def mark_of(policy: RotationPolicy) -> str:
+    """What a person saw of a policy: 16 hexadecimal digits over its members."""
+    return hashlib.sha256(json.dumps(to_json(policy.value), sort_keys=True).encode()).hexdigest()[:16]
+
+
 @transaction.atomic
 def change_policy(
-    actor: Actor, policy: RotationPolicy, *, document: Mapping[str, Any], now: datetime
+    actor: Actor, policy: RotationPolicy, *, document: Mapping[str, Any], seen: str = "", now: datetime
 ) -> RotationPolicy:
-    """Change some members. Rotations that are running keep the policy they started with."""
+    """Change some members. Rotations that are running keep the policy they started with.
+
+    ``seen``: ``mark_of`` the policy as the person saw it; ``precondition_failed`` where it is another one.
+    """
     actor.demand_admin()
     row = RotationPolicy.objects.select_for_update().get(pk=policy.pk)
+    if seen and seen != mark_of(row):
+        raise KeyturnError("precondition_failed", "Somebody else has saved this policy meanwhile.")
     row.document = to_json(read_policy(document, base=row.value))
     row.save()
     audit.record("policy:changed", actor=actor, now=now, policy=row.slug, fields=sorted(document))
     return row
+
+
+@transaction.atomic
+def remove_policy(actor: Actor, policy: RotationPolicy, *, now: datetime) -> None:
+    """Raises ``invalid_transition`` for a preset, and while a key follows it, saying which."""
+    actor.demand_admin()
+    row = RotationPolicy.objects.select_for_update().get(pk=policy.pk)
+    if row.preset:
+        raise KeyturnError("invalid_transition", "This policy is there from the start and stays.")
+    users = KeySchedule.objects.filter(policy=row).select_related("key__service", "key__environment")
+    names = [str(schedule.key) for schedule in users[: NAMED + 1]]
+    if names:
+        more = " and others" if len(names) > NAMED else ""
+        raise KeyturnError(
+            "invalid_transition", f"It is followed by {', '.join(names[:NAMED])}{more}. Move them first."
+        )
+    row.delete()
+    audit.record("policy:removed", actor=actor, now=now, policy=row.slug)
+
+
+def guards_protected(policy: RotationPolicy) -> bool:
+    """Whether a key of a protected environment follows it, by choice or because it has not chosen."""
+    keys = Key.objects.filter(environment__protected=True)
+    if keys.filter(schedule__policy=policy).exists():
+        return True
+    undecided = keys.filter(schedule__isnull=True)
+    if policy.slug == STANDARD:
+        return undecided.exclude(environment__slug__in=DEFAULT_POLICY).exists()
+    chosen = [environment for environment, slug in DEFAULT_POLICY.items() if slug == policy.slug]
+    return undecided.filter(environment__slug__in=chosen).exists()
 
 
 def policy_for(key: Key) -> RotationPolicy:
@@ -75,7 +119,7 @@ def policy_for(key: Key) -> RotationPolicy:
     schedule = KeySchedule.objects.select_related("policy").filter(key=key).first()
     if schedule is not None:
         return schedule.policy
-    return RotationPolicy.objects.get(slug=DEFAULT_POLICY.get(key.environment.slug, "standard"))
+    return RotationPolicy.objects.get(slug=DEFAULT_POLICY.get(key.environment.slug, STANDARD))
 
 
 @transaction.atomic
