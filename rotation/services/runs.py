@@ -156,7 +156,7 @@ def items_for(actor: Actor, *some: EmergencyRun) -> QuerySet[EmergencyItem]:
 def stop(actor: Actor, run_id: uuid.UUID, *, reason: str, now: datetime) -> EmergencyRun:
     """Start nothing more. What was started goes on; what waits stays as it is. Stopping twice is harmless."""
     with transaction.atomic():
-        run = _lock(actor, run_id)
+        run = _lock(actor, run_id, "stop")
         if run.state == EmergencyRun.STOPPED:
             return run
         if run.state not in (EmergencyRun.RUNNING, EmergencyRun.PROPOSED):
@@ -182,7 +182,7 @@ def resume(
 ) -> EmergencyRun:
     """Go on with what waits, and try again what was refused, failed, or stands before a person."""
     with transaction.atomic():
-        run = _lock(actor, run_id)
+        run = _lock(actor, run_id, "resume")
         if run.state == EmergencyRun.PROPOSED:
             raise _wrong_state(run, "A lead has to confirm this proposal first.")
         again = [
@@ -240,7 +240,7 @@ def confirm(
 ) -> EmergencyRun:
     """A lead says yes to a proposal. It goes on under the lead's rights, with what those reach."""
     with transaction.atomic():
-        run = _lock(actor, run_id, demand_all=False)
+        run = _lock(actor, run_id, "confirm")
         if run.state != EmergencyRun.PROPOSED:
             raise _wrong_state(run, "This is no proposal any more.")
         drawn = proposal(actor, run, now=now)
@@ -276,17 +276,29 @@ def _split_off(run: EmergencyRun, rest: Iterable[EmergencyItem], now: datetime) 
     tell_run(other, NoticeKind.RUN_PROPOSED, now, dedup="new")
 
 
-def _lock(actor: Actor, run_id: uuid.UUID, *, demand_all: bool = True) -> EmergencyRun:
-    """The run, locked, for who started it, for administrators, and for who leads all the teams in it."""
-    run = find(actor, run_id)
-    run = EmergencyRun.objects.select_for_update().get(pk=run.pk)
+def may(actor: Actor, run: EmergencyRun, verb: str) -> bool:
+    """``confirm`` is for who leads one of the teams in it; ``stop`` and ``resume`` are for who started it and
+    for who leads them all. Administrators may everything."""
+    teams = set(run.items.filter(key__isnull=False).values_list("key__service__team_id", flat=True))
+    tokens = run.items.filter(token__isnull=False)
+    teams |= set(tokens.values_list("token__consumer__team_id", flat=True))
+    led = [actor.may("manage", team) for team in teams]
+    if verb == "confirm":
+        return actor.is_admin or any(led)
     mine = actor.user_id is not None and run.user_id == actor.user_id
-    if demand_all and not mine and not actor.is_admin:
-        teams = set(run.items.filter(key__isnull=False).values_list("key__service__team_id", flat=True))
-        tokens = run.items.filter(token__isnull=False)
-        teams |= set(tokens.values_list("token__consumer__team_id", flat=True))
-        if not all(actor.may("manage", team) for team in teams):
-            raise denied("This run was started by somebody else and is not only about your teams.")
+    return mine or actor.is_admin or (bool(led) and all(led))
+
+
+def demand(actor: Actor, run: EmergencyRun, verb: str) -> None:
+    """Raise ``permission_denied`` unless allowed. For runs that the actor may already see."""
+    if not may(actor, run, verb):
+        which = "one of the teams" if verb == "confirm" else "all the teams"
+        raise denied(f"This needs the role lead in {which} of this run.")
+
+
+def _lock(actor: Actor, run_id: uuid.UUID, verb: str) -> EmergencyRun:
+    run = EmergencyRun.objects.select_for_update().get(pk=find(actor, run_id).pk)
+    demand(actor, run, verb)
     return run
 
 

@@ -36,6 +36,7 @@ from rotation.services import restoring
 APPROVAL_LIFE = timedelta(hours=24)
 REVIEW_WITHIN = timedelta(hours=24)
 LONGEST_EXTENSION = timedelta(days=30)
+_LEADS = frozenset({Verb.SUPPLY, Verb.FORCE_REVOKE})  # all other verbs are for operators too
 _WAITS = {f"approval_{transition}": transition for transition in APPROVALS}
 
 
@@ -195,7 +196,7 @@ def _run(
     now, revision = how["now"], how.get("revision")
     with transaction.atomic():
         rotation = engine.lock(rotation_id)
-        actor.demand("operate", rotation.key.service.team_id)
+        actor.demand("manage" if verb in _LEADS else "operate", rotation.key.service.team_id)
         if revision is not None and revision != rotation.revision:
             raise KeyturnError("precondition_failed", "The rotation has moved on. Look at it again.")
         verbs = verbs_of(rotation)
@@ -360,7 +361,6 @@ def _extend(rotation: Rotation, said: Said, by: timedelta) -> None:
 
 
 def _supply(rotation: Rotation, said: Said, secret: Secret, provider_key_id: str) -> None:
-    said.actor.demand("manage", rotation.key.service.team_id)
     if rotation.incoming is None:
         rotation.incoming = key_services.request_version(said.actor, rotation.key, now=said.now)
     key_services.fill_version(
@@ -404,7 +404,6 @@ def _confirm_revoked(rotation: Rotation, said: Said) -> None:
 
 
 def _force_revoke(rotation: Rotation, said: Said, offender_count: int) -> None:
-    said.actor.demand("manage", rotation.key.service.team_id)
     found = [offender.who for offender in offenders(rotation, from_json(rotation.policy), said.now)]
     if offender_count != len(found):
         raise KeyturnError(

@@ -141,6 +141,7 @@ def _show_token(
 @require_POST
 def create_token(request: HttpRequest, slug: str) -> HttpResponse:
     consumer, now = _find(request, slug), clock.now()
+    actor_of(request).demand("manage", consumer.team_id)
     form = TokenForm(request.POST)
     if form.is_valid():
         life: int | None = form.cleaned_data["life"]
@@ -203,6 +204,8 @@ def revoke_token(request: HttpRequest, slug: str, token_id: uuid.UUID) -> HttpRe
 @require_POST
 def add_grant(request: HttpRequest, slug: str) -> HttpResponse:
     consumer = _find(request, slug)
+    if not managed_teams(actor_of(request)).exists():
+        raise PermissionDenied("This needs the role lead in the team that owns the key.")
     form = GrantForm(request.POST, actor=actor_of(request))
     if not form.is_valid():
         return _page(request, consumer, grant_form=form, status=422)

@@ -93,7 +93,14 @@ def emergency_run(request: HttpRequest, run_id: uuid.UUID) -> HttpResponse:
     rows = [{"item": item, "result": results.result_of(item)} for item in items]
     counted = results.progress(items)
     going_on = run.state in (EmergencyRun.RUNNING, EmergencyRun.PROPOSED) or bool(counted["running"])
-    context = {"run": run, "rows": rows, "progress": counted, "going_on": going_on, "total": len(items)}
+    context = {
+        "run": run,
+        "rows": rows,
+        "progress": counted,
+        "going_on": going_on,
+        "total": len(items),
+        "may": {verb: runs.may(actor, run, verb) for verb in _DONE},
+    }
     return live(
         request, "rotation/emergency_run.html", "rotation/_emergency_run.html", context, going_on=going_on
     )
@@ -102,10 +109,12 @@ def emergency_run(request: HttpRequest, run_id: uuid.UUID) -> HttpResponse:
 @signed_in
 @require_http_methods(["GET", "POST"])
 def run_verb(request: HttpRequest, run_id: uuid.UUID, verb: str) -> HttpResponse:
-    """Stop is for everybody who may, at once; going on and confirming need the password again."""
+    """Stop is for everybody who may, at once; going on and confirming need the password again. Who may not
+    do this learns so before being asked for it."""
     if verb not in _DONE:
         raise Http404
     run = runs.find(actor_of(request), run_id)
+    runs.demand(actor_of(request), run, verb)
     if verb == "stop":
         return _act(request, run, verb)
     return confirmed(_act)(request, run, verb)

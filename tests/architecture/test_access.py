@@ -1,0 +1,180 @@
+"""Who gets which answer, compared with the file that people review (``tests/access``)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from django.db import transaction
+from django.test.utils import override_settings
+from pytest_django import DjangoDbBlocker
+
+from keyvault import clock
+from tests.access.asking import UNSAFE, lines
+from tests.access.house import CALLERS, House, build
+from tests.access.routes import routes
+
+FILE = Path(__file__).parents[1] / "access" / "answers.csv"
+GROUPS = ("accounts", "api-custody", "api-rotation", "pages-custody", "pages-rotation", "project", "records")
+# One set-up for each half, so that two workers share the work.
+HALVES = {group: "access-pages" if group.startswith("pages") else "access-rest" for group in GROUPS}
+DONE = ("200", "201", "202", "204", "302", "200 secret")
+
+# What anybody who is signed in may do, and nobody else's business.
+ONES_OWN = ("/accounts/", "/channels/my-mail/", "/leaks/new/", "/v1/leaks/")
+# Descriptions that belong to nobody: whoever is signed in may look at them.
+EVERYBODYS = ("/policies/", "/v1/policies/", "/v1/providers/", "/v1/environments/", "/accounts/")
+# Django's admin answers a POST to a page that it only shows as if it were a GET.
+SHOWN = ("/admin/",)
+# Nobody gets through, whatever is sent: links that are made up, verbs that no rotation of the house takes
+# just now, and the reveal, which no token can ask for.
+NOT_HERE = (
+    "/setup/{token}/",
+    "/rotations/{rotation_id}/advance/",
+    "/rotations/{rotation_id}/confirm-revoked/",
+    "/rotations/{rotation_id}/force-revoke/",
+    "/rotations/{rotation_id}/no-verb/",
+    "/emergency/{run_id}/no-verb/",
+    "/v1/rotations/{rotation}/advance/",
+    "/v1/rotations/{rotation}/confirm-revoked/",
+    "/v1/rotations/{rotation}/force-revoke/",
+    "/v1/keys/{service}/{environment}/reveal/",
+)
+
+Line = dict[str, str]
+
+
+@cache
+def reviewed() -> tuple[Line, ...]:
+    with FILE.open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
+def _name(line: Line) -> str:
+    return f"{line['method']} {line['route']}"
+
+
+@pytest.fixture(scope="module")
+def house(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[House]:
+    with (
+        django_db_blocker.unblock(),
+        override_settings(ACCOUNT_RATE_LIMITS=False),
+        transaction.atomic(),
+    ):
+        yield build(clock.now())
+        transaction.set_rollback(True)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, marks=pytest.mark.xdist_group(HALVES[group])) for group in GROUPS]
+)
+def test_everybody_gets_the_answer_that_was_reviewed(house: House, group: str) -> None:
+    known = {_name(line): line for line in reviewed()}
+    other = []
+    for line in lines(house, [route for route in routes() if route.group == group]):
+        expected = known.get(_name(line), {})
+        other += [
+            f"{_name(line)} as {caller}: {line[caller]}, reviewed: {expected.get(caller)}"
+            for caller in CALLERS
+            if line[caller] != expected.get(caller)
+        ]
+    assert other == []
+
+
+def test_every_route_is_in_the_file_and_nothing_else() -> None:
+    there = [f"{method} {route.template}" for route in routes() for method in route.methods]
+    assert [_name(line) for line in reviewed()] == there
+    assert {route.group for route in routes()} == set(GROUPS)
+    assert sum(line[caller] != "-" for line in reviewed() for caller in CALLERS) >= 1000
+
+
+def test_no_answer_is_a_mistake_of_ours() -> None:
+    strange = [line for line in reviewed() if any(line[c][:1] == "5" or " W" in line[c] for c in CALLERS)]
+    assert strange == []
+
+
+def test_a_secret_is_in_no_answer_but_the_reveal() -> None:
+    shown = {
+        (_name(line), caller) for line in reviewed() for caller in CALLERS if "ecret" in line[caller].lower()
+    }
+    reveal = "POST /keys/{service}/{environment}/reveal/"
+    assert shown == {(reveal, "lead"), (reveal, "admin")}
+
+
+@pytest.mark.parametrize("caller", ["viewer", "auditor", "superuser", "stranger"])
+def test_who_only_looks_changes_nothing(caller: str) -> None:
+    """A stranger, who is a lead elsewhere, sees forms of their own team, but changes nothing of this one."""
+    done = [
+        _name(line)
+        for line in reviewed()
+        if line["method"] in UNSAFE
+        and line[caller] in DONE
+        and not line["route"].startswith((*ONES_OWN, *SHOWN))
+        and line[caller] != line["nobody"]
+    ]
+    assert [name for name in done if name not in LOOKING] == []
+
+
+# POSTs that only lead elsewhere or draw a plan.
+LOOKING = (
+    "POST /emergency/",
+    "POST /rotations/{rotation_id}/emergency/",
+)
+
+
+def test_what_can_be_done_at_all_is_done_by_somebody() -> None:
+    """Else the line does not show who may do it: ``tests/access/bodies.py`` sends too little."""
+    undone = [
+        _name(line)
+        for line in reviewed()
+        if line["method"] in UNSAFE
+        and line["route"] not in NOT_HERE
+        and not line["route"].startswith(("/accounts/", "/admin/"))
+        and not any(line[caller] in DONE for caller in CALLERS)
+        and any(line[caller] not in ("405", "login", "-") for caller in CALLERS)
+    ]
+    assert undone == []
+
+
+def test_a_strangers_thing_looks_as_if_it_were_not_there() -> None:
+    different = [
+        _name(line)
+        for line in reviewed()
+        if "{" in line["route"]
+        and not line["route"].startswith(EVERYBODYS)
+        and line["stranger"] != line["absent"]
+    ]
+    assert different == []
+
+
+def test_signed_out_means_the_entrance_everywhere() -> None:
+    public = {
+        line["route"]
+        for line in reviewed()
+        if line["nobody"] not in ("login", "entrance", "401 missing_api_key")
+    }
+    assert {route for route in public if not route.startswith("/accounts/")} == {
+        "/livez",
+        "/metrics",
+        "/readyz",
+        "/setup/{token}/",
+        "/v1/docs/",
+        "/v1/schema/",
+    }
+    # A credential of another kind, or one that is over, is no better than none.
+    for line in reviewed():
+        if not line["route"].startswith("/v1/"):
+            assert {line[c] for c in ("other", "revoked", "consumer", "consumer2", "access")} == {
+                line["nobody"]
+            }
+
+
+def test_a_refusal_comes_before_the_question_for_the_password() -> None:
+    for line in reviewed():
+        if line["stale"] == "password":
+            assert line["viewer"] in ("403", "404", "200"), _name(line)
+            assert line["lead"] != "password", _name(line)
