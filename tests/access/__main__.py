@@ -14,7 +14,6 @@ import tests.bootstrap  # noqa: F401  prepares the environment before Django rea
 os.environ["KEYTURN_LOG_LEVEL"] = "CRITICAL"
 django.setup()
 
-from django.conf import settings
 from django.core.management import call_command
 from django.test.utils import setup_test_environment
 
@@ -26,7 +25,6 @@ from tests.access.routes import routes
 
 def main() -> None:
     setup_test_environment()
-    settings.ACCOUNT_RATE_LIMITS = False
     call_command("migrate", verbosity=0)
     house = build(clock.now())
     writer = csv.DictWriter(sys.stdout, ["route", "method", *CALLERS], lineterminator="\n")

@@ -12,6 +12,7 @@ from typing import Any
 from keyvault import clock
 from rotation.console.choices import seen_mark
 from rotation.models import EmergencyRun, Rotation
+from rotation.planned import rotation_digest
 from rotation.services import radius, runs
 from tests.access.house import PEOPLE, House, actor
 from tests.access.routes import CHOSEN
@@ -32,6 +33,14 @@ def _mark(template: str, **more: object) -> Callable[[House, str], Mapping[str, 
         return {**WHY, "mark": seen_mark(row), "confirm": str(row.key), "count": 0, **more}
 
     return body
+
+
+def _decision(house: House, caller: str) -> Mapping[str, Any]:
+    """Both the form of the queue and that of a decision alone."""
+    row = Rotation.objects.select_related("key__service", "key__environment").get(
+        pk=house.name("/approvals/", "rotation_id")
+    )
+    return {**WHY, "decision": "approve", "plan": rotation_digest(row), "confirm": str(row.key)}
 
 
 def _proposal(house: House, caller: str) -> Mapping[str, Any]:
@@ -63,7 +72,7 @@ BODIES: dict[str, Body] = {
     "POST /teams/new/": {"slug": "fresh", "name": "Fresh"},
     "POST /services/new/": _SERVICE,
     "POST /keys/new/": {
-        "service": "empty", "environment": "dev", "source": "paste", "secret": SECRET, "policy": "standard",
+        "service": "empty", "source": "paste", "policy": "standard", "in_dev": "on", "secret_dev": SECRET,
     },
     "POST /keys/{service}/{environment}/reveal/": WHY,
     "POST /keys/{service}/{environment}/never-shown/": {"never_shown": "1"},
@@ -88,6 +97,9 @@ BODIES: dict[str, Body] = {
     "POST /emergency/{run_id}/stop/": WHY,
     "POST /emergency/{run_id}/resume/": WHY,
     "POST /emergency/{run_id}/confirm/": _proposal,
+    "POST /approvals/{rotation_id}/": _decision,
+    "POST /approvals/{rotation_id}/break-glass/": _decision,
+    "POST /reviews/{approval_id}/": {"verdict": "sound", "note": "as it should be"},
     "POST /leaks/new/": {"secret": SECRET, **WHY},
     "POST /rotations/{rotation_id}/supply/": {"secret": SECRET, **WHY},
     **{

@@ -20,7 +20,7 @@ from keyvault.integrity import sign
 from keyvault.keystore import keys
 from keyvault.models import AuditEvent, Environment, Heartbeat, Provider, Service, Team, User, UserToken
 from keyvault.services import catalogue, consumers, people
-from rotation.models import Rotation, RotationPolicy
+from rotation.models import Approval, Rotation, RotationPolicy
 from rotation.policy import from_json, to_json
 from rotation.services import adding, channels, policies, radius, runs, starting, verbs
 from tests.api.management.world import work
@@ -135,6 +135,8 @@ def _custody(house: House) -> None:
         " grant_id": str(grant.id), " grant": str(grant.id), " team": "media", " user": "viewer",
         " provider": "internal", " token": str(row.id),
         "/setup token": "made-up", "/consumers slug": "farm",
+        # Nobody is shown the key of a protected environment.
+        "/keys/{service}/{environment}/reveal environment": "dev",
         "/v1/services/{service}/keys service": "empty",
         "/v1/services/{service}/keys/{environment} service": "photos",
         "/admin/keyvault/key object_id": str(version.key_id),
@@ -163,6 +165,7 @@ def _rotations(house: House) -> None:
     )  # fmt: skip
     for environment in ("dev", "staging", "prod"):
         add_key(house, add_service(house, f"scans-{environment}"), environment)
+    add_key(house, add_service(house, "glass"), "dev")
     waiting = _rotation(house, "film", "dev", "fast")
     work()
     finished = _rotation(house, "scans-staging", "staging", "fast")
@@ -170,11 +173,15 @@ def _rotations(house: House) -> None:
     paused = _rotation(house, "photos", "staging", "fast")
     verbs.pause(SYSTEM, paused.id, reason="release", now=house.now, ring=lambda _: None)
     asking = _rotation(house, "scans-dev", "dev", "careful")
+    alone = _rotation(house, "glass", "dev", "careful")
+    verbs.break_glass(actor("lead"), alone.id, reason="nobody is here", now=house.now, ring=lambda _: None)
     going = _rotation(house, "photos", "dev", "fast")
     house.names |= {" rotation_id": str(going.id), " rotation": str(going.id)}
     for verb, row in {"supply": waiting, "evidence": finished, "resume": paused, "approve": asking}.items():
         house.names[f"/rotations/{{rotation_id}}/{verb} rotation_id"] = str(row.id)
         house.names[f"/v1/rotations/{{rotation}}/{verb} rotation"] = str(row.id)
+    house.names["/approvals rotation_id"] = str(asking.id)
+    house.names["/reviews approval_id"] = str(Approval.objects.get(rotation=alone).id)
     house.names["/admin/rotation/rotation object_id"] = str(going.id)
 
 
@@ -203,7 +210,7 @@ def _around(house: House) -> None:
         "/admin app_label": "keyvault", "/admin url": "nothing/", "/admin content_type_id": "1",
         "/admin object_id": ABSENT["uuid"],
         "/admin/keyvault/auditevent object_id": str(AuditEvent.objects.latest("sequence").pk),
-        "/accounts key": "made-up", "/accounts uidb36": "1",
+        "/accounts pk": "1",
     }  # fmt: skip
 
 
