@@ -11,9 +11,9 @@ from typing import Any
 
 from keyvault import clock
 from rotation.console.choices import seen_mark
-from rotation.models import EmergencyRun, Rotation
+from rotation.models import EmergencyRun, Rotation, RotationPolicy
 from rotation.planned import rotation_digest
-from rotation.services import radius, runs
+from rotation.services import policies, radius, runs
 from tests.access.house import PEOPLE, House, actor
 from tests.access.routes import CHOSEN
 
@@ -41,6 +41,12 @@ def _decision(house: House, caller: str) -> Mapping[str, Any]:
         pk=house.name("/approvals/", "rotation_id")
     )
     return {**WHY, "decision": "approve", "plan": rotation_digest(row), "confirm": str(row.key)}
+
+
+def _policy(house: House, caller: str) -> Mapping[str, Any]:
+    row = RotationPolicy.objects.get(slug=house.name("/policies/{slug}/edit/", "slug"))
+    changed = '{"quiet": "PT40M"}'
+    return {"json": changed, "document": changed, "seen": policies.mark_of(row)}
 
 
 def _proposal(house: House, caller: str) -> Mapping[str, Any]:
@@ -100,6 +106,10 @@ BODIES: dict[str, Body] = {
     "POST /approvals/{rotation_id}/": _decision,
     "POST /approvals/{rotation_id}/break-glass/": _decision,
     "POST /reviews/{approval_id}/": {"verdict": "sound", "note": "as it should be"},
+    "POST /policies/new/": {"slug": "fresh", "json": "{}"},
+    "POST /policies/{slug}/edit/": _policy,
+    "POST /policies/{slug}/save/": _policy,
+    "POST /policies/{slug}/remove/": {"confirm": "unused"},
     "POST /leaks/new/": {"secret": SECRET, **WHY},
     "POST /rotations/{rotation_id}/supply/": {"secret": SECRET, **WHY},
     **{

@@ -158,6 +158,8 @@ def _rotations(house: House) -> None:
     careful = dict(to_json(from_json(standard.document)))
     careful["approvals"] = {"start": 1}
     RotationPolicy.objects.create(slug="careful", document=careful, created_at=house.now)
+    RotationPolicy.objects.create(slug="unused", document=careful, created_at=house.now)
+    house.names["/policies/{slug}/remove slug"] = "unused"
     manual = add_service(house, "film", "backgrounderase")
     adding.add_key(
         SYSTEM, manual, Environment.objects.get(slug="dev"), secret=Secret("sk_b7Xq2Lm9Zk81mPq04xTt"),
