@@ -36,6 +36,7 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "user:profile:changed": frozenset({"user", "fields"}),
     "user:second-factor:added": frozenset({"user", "kind"}),
     "user:second-factor:removed": frozenset({"user", "kind"}),
+    "user:second-factor:reset": frozenset({"user"}),
     "user:sessions:ended": frozenset({"user", "sessions"}),
     "user:link:created": frozenset({"user", "role"}),
     "user:link:used": frozenset({"user"}),

@@ -79,6 +79,11 @@ def refused(request: HttpRequest, error: KeyturnError) -> HttpResponse:
     return render(request, "plain_error.html", {"message": error.message, "status": status}, status=status)
 
 
+def sentence_of(error: KeyturnError) -> str:
+    """A refusal in one line, for where there is no field beside which it could stand."""
+    return " ".join(text for texts in error.fields.values() for text in texts) or error.message
+
+
 def show_refusal(form: BaseForm, error: KeyturnError) -> None:
     """Put a refusal where the person can mend it. What no field of the form can mend is raised again."""
     if error.code in ("not_found", "permission_denied", *STALE):

@@ -22,6 +22,7 @@ _SENTENCES: Mapping[str, str] = {
     "user:profile:changed": "changed the profile of {user}: {fields}",
     "user:second-factor:added": "added a second factor for {user}: {kind}",
     "user:second-factor:removed": "removed a second factor of {user}: {kind}",
+    "user:second-factor:reset": "took all second factors from {user}",
     "user:sessions:ended": "ended {sessions} sessions of {user}",
     "user:link:created": "made a set-up link for {user}",
     "user:link:used": "set a password with a set-up link",

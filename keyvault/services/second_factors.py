@@ -74,10 +74,10 @@ def note_change(actor: Actor, authenticator: Authenticator, *, added: bool, now:
 
 
 @transaction.atomic
-def remove_all(actor: Actor, user: User, *, reason: str) -> None:
+def remove_all(actor: Actor, user: User, *, reason: str, now: datetime) -> None:
     """Take every second factor from somebody who lost theirs. Only an administrator, and never the own.
 
-    Each one that goes is recorded by ``note_change``. Raises ``validation_error`` where there is none.
+    Each one that goes is recorded by ``note_change`` too. Raises ``validation_error`` where there is none.
     """
     actor.demand_admin()
     if actor.user_id == user.pk:
@@ -88,3 +88,5 @@ def remove_all(actor: Actor, user: User, *, reason: str) -> None:
     if not rows.exists():
         raise invalid("user", "This person has no second factor.")
     rows.delete()
+    name, subject = user.get_username(), str(user.pk)
+    audit.record("user:second-factor:reset", actor=actor, now=now, subject=subject, reason=reason, user=name)

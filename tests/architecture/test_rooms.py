@@ -40,7 +40,7 @@ BANNED = {
     "acl": "grant",
 }
 # Names that other people's interfaces ask for.
-FOREIGN = {"AccountAdapter"}
+FOREIGN = {"AccountAdapter", "SecondFactorAdapter", "SingleSignOnAdapter", "decrypt", "encrypt"}
 
 
 def sources(*folders: str) -> Iterator[Path]:

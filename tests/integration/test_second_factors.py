@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.integration.console import House, build, client_of
 from tests.integration.signing_in import code_of, confirm, is_in, new_app, sign_in
 
 pytestmark = pytest.mark.django_db
+NOW = datetime.now(UTC)
 REVEAL = "/keys/background-removal/prod/reveal/"
 
 
@@ -177,15 +179,15 @@ def test_an_administrator_takes_a_lost_factor_away_and_nobody_else_does() -> Non
     lena = User.objects.get(username="lena")
     for who in ("vito", "stranger"):
         with pytest.raises(KeyturnError, check=lambda error: error.code == "permission_denied"):
-            second_factors.remove_all(actor_for(User.objects.get(username=who)), lena, reason="lost")
+            second_factors.remove_all(actor_for(User.objects.get(username=who)), lena, reason="lost", now=NOW)
     ada = actor_for(User.objects.get(username="ada"))
-    second_factors.remove_all(ada, lena, reason="lost phone")
+    second_factors.remove_all(ada, lena, reason="lost phone", now=NOW)
     assert not second_factors.has_second_factor(lena)
     assert not is_in(client)
     with pytest.raises(KeyturnError):
-        second_factors.remove_all(ada, lena, reason="again")
+        second_factors.remove_all(ada, lena, reason="again", now=NOW)
     with pytest.raises(KeyturnError):
-        second_factors.remove_all(SYSTEM, lena, reason=" ")
+        second_factors.remove_all(SYSTEM, lena, reason=" ", now=NOW)
 
 
 def test_somebody_with_no_way_to_confirm_adds_a_factor_right_after_signing_in_only() -> None:
