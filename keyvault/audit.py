@@ -117,6 +117,7 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "drift:found": frozenset({"provider", "kind", "version", "provider_key_id"}),
     "drift:gone": frozenset({"provider", "kind", "version", "provider_key_id"}),
     "database:restored": frozenset({"rotations", "sequence", "lost"}),
+    "audit:exported": frozenset({"form", "filters"}),
     "kek:promoted": frozenset({"environment", "kid", "was"}),
     "kek:rewrapped": frozenset({"environment", "kid", "rows"}),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 
 from keyvault.actors import Actor
 from keyvault.models import AuditEvent
@@ -103,6 +103,7 @@ _SENTENCES: Mapping[str, str] = {
     "drift:found": "found a difference at {provider}: {kind}",
     "drift:gone": "no longer finds a difference at {provider}: {kind}",
     "database:restored": "found the database restored from a backup, and stopped {rotations} rotations",
+    "audit:exported": "exported audit events as {form}",
     "kek:promoted": "made {kid} the primary KEK of {environment}",
     "kek:rewrapped": "rewrapped {rows} versions in {environment}",
 }
@@ -142,21 +143,3 @@ def events_for(actor: Actor) -> QuerySet[AuditEvent]:
     if actor.sees_everything:
         return AuditEvent.objects.all()
     return AuditEvent.objects.filter(team_id__in=actor.team_ids)
-
-
-def search(events: QuerySet[AuditEvent], text: str) -> QuerySet[AuditEvent]:
-    """Each word must be found in the event's name, actor, key, reason or subject."""
-    for word in text.split()[:8]:
-        if "/" in word and ":" not in word:
-            service, _, environment = word.partition("/")
-            events = events.filter(service__icontains=service, environment__startswith=environment)
-            continue
-        events = events.filter(
-            Q(name__icontains=word)
-            | Q(actor__icontains=word)
-            | Q(service__icontains=word)
-            | Q(environment=word)
-            | Q(reason__icontains=word)
-            | Q(subject=word)
-        )
-    return events

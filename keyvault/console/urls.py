@@ -53,4 +53,6 @@ urlpatterns = [
         name="console-grant-remove",
     ),
     path("audit/", audit.audit, name="console-audit"),
+    path("audit/export/", audit.export, name="console-audit-export"),
+    path("audit/<int:sequence>/", audit.event, name="console-audit-event"),
 ]

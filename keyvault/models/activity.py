@@ -253,6 +253,8 @@ class AuditEvent(models.Model):
             models.Index(fields=["service", "environment", "-sequence"], name="audit_key"),
             models.Index(fields=["name", "-sequence"], name="audit_name"),
             models.Index(fields=["actor", "-sequence"], name="audit_actor"),
+            models.Index(fields=["team_id", "-sequence"], name="audit_team"),
+            models.Index(fields=["at"], name="audit_at"),
         ]
 
 

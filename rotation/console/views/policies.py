@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from allauth.account.decorators import reauthentication_required
 from django.contrib import messages
 from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
@@ -13,6 +12,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from keyvault import clock
 from keyvault.console.access import actor_of, signed_in
+from keyvault.console.fresh import confirmed
 from keyvault.exceptions import KeyturnError
 from keyvault.models import Key
 from keyvault.strict_json import parse_object
@@ -161,8 +161,7 @@ def save_policy(request: HttpRequest, slug: str) -> HttpResponse:
     row = get_object_or_404(RotationPolicy, slug=slug)
     actor_of(request).demand_admin()
     if services.guards_protected(row):
-        response: HttpResponse = reauthentication_required(_save)(request, row)
-        return response
+        return confirmed(_save, resume=True)(request, row)
     return _save(request, row)
 
 
