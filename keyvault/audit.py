@@ -104,6 +104,8 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "rotation:revoke:forced": frozenset({"rotation", "version", "offenders"}),
     "rotation:operation": frozenset({"rotation", "operation", "outcome", "attempt"}),
     "rotation:finished": frozenset({"rotation", "stage"}),
+    "demo-data:added": frozenset({"team"}),
+    "demo-data:removed": frozenset({"team"}),
     "emergency:started": frozenset({"run", "scope", "mode", "items"}),
     "emergency:stopped": frozenset({"run", "waiting"}),
     "emergency:resumed": frozenset({"run", "again"}),

@@ -95,6 +95,8 @@ _SENTENCES: Mapping[str, str] = {
     "channel:removed": "removed the channel {channel}",
     "channel:secret:rotated": "replaced the signing secret of the channel {channel}",
     "channel:tested": "sent a test to the channel {channel}",
+    "demo-data:added": "added the demo data",
+    "demo-data:removed": "removed the demo data",
     "emergency:started": "started an emergency of {items} ({mode})",
     "emergency:stopped": "stopped an emergency with {waiting} still waiting",
     "emergency:resumed": "resumed an emergency",

@@ -6,12 +6,13 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth.password_validation import validate_password
+from django.utils.text import slugify
 
 from keyvault.actors import Actor
 from keyvault.crypto.intake import SecretRefused, check_secret
 from keyvault.crypto.secret import Secret
 from keyvault.domain import VERBS
-from keyvault.models import Environment, Provider, Service, Team, User
+from keyvault.models import Consumer, Environment, Provider, Service, Team, User
 from keyvault.models.base import validate_slug
 
 SLUG_HELP = "Lower-case letters, digits and dashes."
@@ -91,6 +92,22 @@ class SetupForm(forms.Form):
         strip=False,
     )
 
+    team = forms.CharField(
+        label="Your team",
+        max_length=60,
+        initial="Platform",
+        help_text="It owns services and consumers. You lead it; more teams and people can come later.",
+    )
+
+    def clean_team(self) -> str:
+        name: str = self.cleaned_data["team"]
+        slug = slugify(name)[:63]
+        if not slug:
+            raise forms.ValidationError("Use at least one letter.")
+        if Team.objects.filter(slug=slug).exists():
+            raise forms.ValidationError("There is a team with this name already.")
+        return name
+
     def clean_username(self) -> str:
         username: str = self.cleaned_data["username"]
         if User.objects.filter(username=username).exists():
@@ -137,6 +154,34 @@ class ConsumerForm(forms.Form):
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["team"].queryset = managed_teams(actor)  # type: ignore[attr-defined]
+
+
+class ConnectForm(forms.Form):
+    """A consumer that is there, or the name of a new one, and for how long its token works."""
+
+    consumer = forms.ModelChoiceField(
+        Consumer.objects.none(), to_field_name="slug", required=False, empty_label="a new one, named below"
+    )
+    slug = slug_field("Name of the new consumer", "billing")
+    life = forms.TypedChoiceField(
+        label="Its token works for", choices=LIVES, initial="90", required=False, coerce=int, empty_value=None
+    )
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        known = Consumer.objects.filter(team__in=managed_teams(actor))
+        self.fields["slug"].required = False
+        if known.exists():
+            self.fields["consumer"].queryset = known  # type: ignore[attr-defined]
+        else:
+            del self.fields["consumer"]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        cleaned.setdefault("consumer", None)
+        if "slug" not in self.errors and bool(cleaned["consumer"]) == bool(cleaned.get("slug")):
+            self.add_error("slug", "Choose a consumer, or name a new one: one of the two.")
+        return cleaned
 
 
 class TokenForm(forms.Form):

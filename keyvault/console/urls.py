@@ -2,7 +2,18 @@
 
 from django.urls import path
 
-from keyvault.console.views import audit, consumers, joining, people, profile, reveal, services, setup, team
+from keyvault.console.views import (
+    audit,
+    connecting,
+    consumers,
+    joining,
+    people,
+    profile,
+    reveal,
+    services,
+    setup,
+    team,
+)
 
 urlpatterns = [
     path("setup/<str:token>/", setup.set_up, name="console-setup"),
@@ -28,6 +39,7 @@ urlpatterns = [
     path("team/<slug:slug>/links/<uuid:link_id>/withdraw/", team.withdraw_link, name="console-link-withdraw"),
     path("teams/new/", services.new_team, name="console-team-new"),
     path("services/new/", services.new_service, name="console-service-new"),
+    path("keys/<slug:service>/<slug:environment>/connect/", connecting.connect, name="console-connect"),
     path("keys/<slug:service>/<slug:environment>/reveal/", reveal.reveal, name="console-reveal"),
     path(
         "keys/<slug:service>/<slug:environment>/never-shown/", reveal.never_shown, name="console-never-shown"

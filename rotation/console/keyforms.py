@@ -67,7 +67,9 @@ class NewKeyForm(forms.Form):
             self.fields[f"in_{row.slug}"] = forms.BooleanField(
                 label=row.name, required=False, initial=row.slug == wanted
             )
-            self.fields[f"secret_{row.slug}"] = SecretField(label=f"Key for {row.slug}", required=False)
+            secret = SecretField(label=f"Key for {row.slug}", required=False)
+            secret.widget.attrs["placeholder"] = f"Paste the key for {row.slug}"
+            self.fields[f"secret_{row.slug}"] = secret
             self.fields[f"never_shown_{row.slug}"] = forms.BooleanField(
                 label="Never show it to people", required=False, initial=row.protected
             )

@@ -8,6 +8,7 @@ from rotation.console.views import (
     emergencies,
     emergency,
     finding,
+    firstrun,
     keys,
     matrix,
     overview,
@@ -21,6 +22,8 @@ from rotation.console.views import (
 urlpatterns = [
     path("", overview.overview, name="console-overview"),
     path("matrix/", matrix.matrix, name="console-matrix"),
+    path("demo-data/", firstrun.add_demo_data, name="console-demo-data"),
+    path("demo-data/remove/", firstrun.remove_demo_data, name="console-demo-data-remove"),
     path("search/", finding.search, name="console-search"),
     path("keys/", finding.keys, name="console-keys"),
     path("keys/new/", keys.new_key, name="console-key-new"),

@@ -117,7 +117,10 @@ def test_the_search_finds_everything_with_that_name_and_nothing_of_strangers(hou
 
 def test_times_are_told_in_the_readers_zone_with_utc_beside_them(house: House) -> None:
     lead = client_of("lena")
-    at = house.prod.current.activated_at  # type: ignore[union-attr]
+    version = house.prod.current
+    assert version is not None
+    assert version.activated_at is not None
+    at = version.activated_at
     assert f"{at:%Y-%m-%d %H:%M:%S} UTC</time>" in lead.get("/keys/background-removal/prod/").content.decode()
     lead.cookies["keyturn_zone"] = "Asia/Kolkata"
     page = lead.get("/keys/background-removal/prod/").content.decode()

@@ -402,13 +402,17 @@ def test_an_emergency_asks_for_the_password_the_name_and_a_reason(house: House) 
 def test_the_set_up_link_makes_one_administrator_and_is_used_up(house: House) -> None:
     token = create_setup_token(house.now).expose()
     url, data = f"/setup/{token}/", {"username": "first", "password": "correct horse battery", "again": "x"}
+    data["team"] = "Platform Crew"
     assert Client().get("/setup/made-up/").status_code == 404
+    # "no-referrer" would make browsers post "Origin: null", which is refused as forged.
+    assert Client().get(url)["Referrer-Policy"] == "same-origin"
     assert Client().post(url, data).status_code == 422
     made = Client().post(url, {**data, "again": data["password"]})
-    assert made["Location"] == "/accounts/login/"
+    assert made["Location"] == "/"
     user = User.objects.get(username="first")
     assert user.organisation_role == "admin"
     assert user.check_password(data["password"])
+    assert [(row.team.slug, row.role) for row in user.memberships.all()] == [("platform-crew", "lead")]
     assert Client().get(url).status_code == 404
 
 
@@ -442,6 +446,43 @@ def test_an_empty_vault_teaches_the_first_steps(house: House) -> None:
     page = text_of(client_of("stranger"), "/")
     assert "Add a service" in page
     assert "/v1/keys/" in page
+
+
+def test_the_check_list_follows_what_is_there_and_ends_with_the_first_rotation(house: House) -> None:
+    lead = client_of("lena")
+    first = text_of(lead, "/")
+    assert "background-removal/prod</a>" in first
+    assert "/keys/background-removal/prod/connect/" in first
+    deliver(house.prod, house.now)
+    assert "/keys/background-removal/prod/connect/" not in text_of(lead, "/")
+    assert "Rotate it" in text_of(lead, "/")
+    rotation = house.start()
+    assert "See your first rotation" in text_of(lead, "/")
+    for stage in ("shift", "monitor", "revoke"):
+        Rotation.objects.filter(pk=rotation.pk).update(stage=stage)
+    Rotation.objects.filter(pk=rotation.pk).update(stage="succeeded", finished_at=house.now)
+    assert "first-steps" not in text_of(lead, "/")
+    assert "first-steps" not in text_of(client_of("vito"), "/")
+
+
+def test_a_consumer_is_connected_in_one_step(house: House) -> None:
+    lead, path = client_of("lena"), KEY + "connect/"
+    assert client_of("otto").get(path).status_code == 403
+    assert lead.post(path, {"life": "30"}).status_code == 422
+    made = lead.post(path, {"slug": "billing", "life": "30"})
+    assert made.status_code == 201
+    assert made["Cache-Control"] == "no-store"
+    page = made.content.decode()
+    assert re.search(r"ktc_prod_\w+", page)
+    assert "snippet-curl" in page
+    grant = Grant.objects.get(consumer__slug="billing")
+    assert (grant.service.slug, grant.environment.slug) == ("background-removal", "prod")
+    assert grant.verbs == ["read", "report"]
+    again = lead.post(path, {"consumer": "billing", "slug": "other", "life": "30"})
+    assert again.status_code == 422
+    assert lead.post(path, {"consumer": "billing", "life": "30"}).status_code == 201
+    assert ConsumerToken.objects.filter(consumer__slug="billing").count() == 2
+    assert Consumer.objects.count() == 1
 
 
 def test_every_audit_event_has_a_sentence() -> None:

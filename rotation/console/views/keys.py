@@ -158,5 +158,5 @@ def _after_adding(request: HttpRequest, added: list[AddedKey]) -> HttpResponse:
         messages.success(request, "The provider is being asked for the first version.")
         return redirect("console-rotation", rotation_id=rotation.id)
     where = ", ".join(made.key.environment.slug for made in added)
-    messages.success(request, f"Held in {where}. Grant it to a consumer so that it can be read.")
+    messages.success(request, f"Held in {where}. Connect a consumer, so that somebody can read it.")
     return redirect("console-key", service=first.service.slug, environment=first.environment.slug)

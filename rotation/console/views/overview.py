@@ -14,13 +14,14 @@ from keyvault import clock
 from keyvault.actors import Actor
 from keyvault.console.access import actor_of, signed_in
 from keyvault.console.activity import events_for, worth_telling
-from keyvault.console.snippets import key_url
-from keyvault.models import Consumer, Key, Service, Team
+from keyvault.models import Key
 from rotation.console.live import live
 from rotation.console.rail import Stop, rail
 from rotation.console.standing import DUE_SOON
+from rotation.console.views.firstrun import first_steps
 from rotation.models import Finding, KeySchedule, Rotation
 from rotation.policy import from_json
+from rotation.services import demodata
 from rotation.services.verbs import verbs_of
 
 DRIFT_SHOWN = 20
@@ -90,7 +91,8 @@ def _context(actor: Actor, now: datetime) -> dict[str, Any]:
         **_dates(actor, now),
         "events": worth_telling(events_for(actor))[:EVENTS_SHOWN],
         "may_add": actor.is_admin or any(actor.may("manage", team) for team in actor.team_ids),
-        "first_steps": None if held else _first_steps(actor),
+        "first_steps": first_steps(actor, held),
+        "demo_data": demodata.is_there() if actor.is_admin else False,
     }
 
 
@@ -118,15 +120,3 @@ def _needed(rotation: Rotation) -> Needed:
     verbs = rotation.attention_verbs or [verb for verb in verbs_of(rotation) if verb == "approve"]
     step = next((NEXT_STEP[verb] for verb in verbs if verb in NEXT_STEP), "Look")
     return Needed(rotation, rotation.attention_reason or rotation.waiting_for, step)
-
-
-def _first_steps(actor: Actor) -> dict[str, Any]:
-    """What an empty Keyturn needs, in order, with what is there already."""
-    service = Service.objects.for_actor(actor).first()
-    return {
-        "team": Team.objects.for_actor(actor).first(),
-        "service": service,
-        "consumer": Consumer.objects.for_actor(actor).first(),
-        "url": key_url(service.slug if service else "background-removal", "dev"),
-        "is_admin": actor.is_admin,
-    }
