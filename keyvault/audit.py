@@ -102,6 +102,8 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "rotation:supplied": frozenset({"rotation", "version"}),
     "rotation:revoke:confirmed": frozenset({"rotation", "version"}),
     "rotation:revoke:forced": frozenset({"rotation", "version", "offenders"}),
+    "rotation:gap": frozenset({"rotation", "version"}),
+    "rotation:gap:over": frozenset({"rotation", "version", "seconds"}),
     "rotation:operation": frozenset({"rotation", "operation", "outcome", "attempt"}),
     "rotation:finished": frozenset({"rotation", "stage"}),
     "demo-data:added": frozenset({"team"}),

@@ -79,13 +79,22 @@ def call(operation: Operation, now: datetime) -> Settlement:
     except NeedsPerson as error:
         return Settlement(OperationState.NEEDS_PERSON, error.code, error.message, reached=None)
     except QuotaReached as error:
-        return Settlement(OperationState.FAILED, "quota_full", error.message)
+        return _no_room(operation, error, now)
     except Refused as error:
         return Settlement(OperationState.FAILED, "refused", error.message)
     except OutcomeUnknown as error:
         return _unknown(operation, error)
     except (Throttled, Unavailable) as error:
         return _again(operation, error)
+
+
+def _no_room(operation: Operation, error: QuotaReached, now: datetime) -> Settlement:
+    """In a cutover the old key was revoked just now, and may take a moment to make room."""
+    fresh = now - operation.created_at < VERIFY_BUDGET and operation.tries < MOST_TRIES
+    if fresh and from_json(operation.rotation.policy).cutover:
+        delay = backoff(operation.tries)
+        return Settlement(OperationState.PENDING, "quota_full", error.message, retry=delay)
+    return Settlement(OperationState.FAILED, "quota_full", error.message)
 
 
 def _answered(error: DriverError) -> bool:

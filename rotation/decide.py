@@ -49,8 +49,8 @@ def decide(rotation: Snapshot, seen: Observations, verdict: Verdict, now: dateti
 
 def _point_of_no_return(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -> Action | None:
     """Once a revoke was asked, the only way is forward: the outgoing key may be dead already."""
-    if not r.revoke_asked:
-        return None
+    if not r.revoke_asked or r.stage is not Stage.REVOKE:
+        return None  # of a cutover, the deploy stage sees to it
     if r.attention:
         return Wait("a person must choose", _later(r, now), code=r.attention)
     return _finish_revoke(r, seen, now)
@@ -147,12 +147,18 @@ def _deploy(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) ->
 
 def _issue(r: Snapshot, seen: Observations, now: datetime) -> Action:
     """1. Lost answer: reconcile. 2. In flight: wait. 3. A person must create it. 4. Refused: a person
-    decides. 5. No room at the provider: say so before asking it. 6. Ask."""
+    decides. 5. A cutover makes room. 6. No room at the provider: say so before asking it. 7. Ask."""
     issue = seen.operations.get((Kind.ISSUE, Side.INCOMING))
     if issue is not None and issue.state is OperationState.UNKNOWN:
         return _reconcile(r, seen, now)
     if issue is not None and issue.state in IN_FLIGHT:
         return _wait_for(issue, "the provider to create the new key", r, now, code="issuing")
+    if issue is not None and issue.state is OperationState.NEEDS_PERSON and r.policy.cutover:
+        return Attention(
+            "replace_key",
+            "replace the key at the provider, which ends the old one, and paste the new one here at once",
+            (Verb.SUPPLY, Verb.ABORT),
+        )
     if issue is not None and issue.state is OperationState.NEEDS_PERSON:
         return Attention(
             "supply_key",
@@ -162,6 +168,8 @@ def _issue(r: Snapshot, seen: Observations, now: datetime) -> Action:
     if issue is not None and issue.state is OperationState.FAILED:
         verbs = (Verb.RESUME, Verb.SUPPLY, Verb.ABORT)
         return Attention(issue.outcome or "issue_failed", issue.message, verbs)
+    if r.policy.cutover:
+        return _make_room(r, seen, now) or Call(Kind.ISSUE, Side.INCOMING)
     if seen.quota_full:
         return Attention(
             "quota_full",
@@ -169,6 +177,18 @@ def _issue(r: Snapshot, seen: Observations, now: datetime) -> Action:
             (Verb.RESUME, Verb.SUPPLY, Verb.ABORT),
         )
     return Call(Kind.ISSUE, Side.INCOMING)
+
+
+def _make_room(r: Snapshot, seen: Observations, now: datetime) -> Action | None:
+    """In a cutover the outgoing key ends first. Where a person makes the keys, replacing it does both."""
+    if not r.has_outgoing or not seen.can_issue:
+        return None
+    revoke = seen.operations.get((Kind.REVOKE, Side.OUTGOING))
+    if revoke is None:
+        return _may_revoke(r, seen, now) or Call(Kind.REVOKE, Side.OUTGOING)
+    if revoke.state is OperationState.DONE:
+        return None  # that it is dead is proved at the end: now every second counts
+    return _until_dead(r, seen, Side.OUTGOING, now)
 
 
 def _reconcile(r: Snapshot, seen: Observations, now: datetime) -> Action:
@@ -209,7 +229,7 @@ def _verify(r: Snapshot, seen: Observations, now: datetime) -> Action:
         return _wait_for(check, "the provider to accept the new key", r, now, code="verifying")
     if check.state is OperationState.DONE and check.outcome in ("verified", "outgoing_dead"):
         return Enter(Stage.SHIFT, "the new key passed the probe, a garbled one failed it")
-    if check.outcome == "rejected":
+    if check.outcome == "rejected" and not r.no_fallback:
         return Rollback("the provider does not accept the new key")
     return (
         Attention(check.outcome or "verify_failed", check.message, (Verb.RESUME, Verb.ADVANCE, Verb.ABORT))
@@ -282,12 +302,14 @@ def _monitor(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -
         return Wait(
             f"outgoing version still in use by {first.who}: {first.why}{more}", _later(r, now), code="quiet"
         )
+    reason = "quiet time over" if forced else "monitored, and nobody uses the outgoing key"
+    return _may_revoke(r, seen, now) or Enter(Stage.REVOKE, reason)
+
+
+def _may_revoke(r: Snapshot, seen: Observations, now: datetime) -> Wait | None:
+    """What the revoke waits for. A key that is known to others does not wait for a window."""
     wait = approval_missing(r, seen, "revoke", _later(r, now))
-    if wait is None and not r.outgoing_compromised:
-        wait = closed(r, now, look=_later(r, now))
-    if wait is not None:
-        return wait
-    return Enter(Stage.REVOKE, "quiet time over" if forced else "monitored, and nobody uses the outgoing key")
+    return wait if wait is not None or r.outgoing_compromised else closed(r, now, look=_later(r, now))
 
 
 def _revoke(r: Snapshot, seen: Observations, verdict: Verdict, now: datetime) -> Action:
@@ -390,8 +412,10 @@ def allowed_verbs(
         verbs.append(Verb.ADVANCE)
     if r.stage is Stage.MONITOR and r.has_outgoing:
         verbs.append(Verb.FORCE_REVOKE)
-    if not r.revoke_asked and not r.abort_asked:
-        verbs += [Verb.EXTEND, Verb.ABORT]
+    if not r.abort_asked and not (r.revoke_asked and r.stage is Stage.REVOKE):
+        verbs.append(Verb.EXTEND)
+    if not r.abort_asked and not r.revoke_asked:
+        verbs.append(Verb.ABORT)
     if r.stage is Stage.REVOKE and r.revoke_asked:
         verbs.append(Verb.EMERGENCY)
     return tuple(dict.fromkeys(verbs))

@@ -236,7 +236,7 @@ def _situations(plain: Snapshot) -> Iterator[tuple[str, Snapshot, bool]]:
     yield "the new key is held", replace(plain, incoming_held=True), False
     yield "abort was asked", replace(plain, abort_asked=True), False
     yield "there is no outgoing key", replace(plain, has_outgoing=False, outgoing_active=False), False
-    if plain.stage is Stage.REVOKE:
+    if plain.stage in (Stage.DEPLOY, Stage.REVOKE):
         yield "the revoke was asked", replace(plain, revoke_asked=True), False
 
 

@@ -38,13 +38,14 @@ from rotation.facts import (
     Shares,
     Side,
     Stage,
+    Verb,
     Wait,
 )
 from rotation.models import KeySchedule, Operation, Rotation, RotationEvent, RotationRecord
 from rotation.notices.writing import note
 from rotation.observe import observe, snapshot
-from rotation.policy import Policy, format_duration, from_json
-from rotation.proof import quiet_proof
+from rotation.policy import Policy, from_json
+from rotation.proof import proof_document
 from rotation.routine import routine_due
 from rotation.schedule import RETRY_AFTER
 
@@ -194,10 +195,10 @@ def _call(rotation: Rotation, action: Call, now: datetime, ring: Ring) -> None:
     version = rotation.incoming if action.side is Side.INCOMING else rotation.outgoing
     if version is None:
         raise RuntimeError(f"no {action.side} version to {action.kind}")
-    if action.kind is Kind.REVOKE and action.side is Side.OUTGOING and rotation.stage == Stage.REVOKE:
-        rotation.revoke_asked_at = rotation.revoke_asked_at or now
-        if _live(rotation, action) is not None:
-            return  # an emergency asked for it before everything else
+    if action.kind is Kind.REVOKE and action.side is Side.OUTGOING:
+        _pass_the_point_of_no_return(rotation, now)
+        if rotation.stage == Stage.REVOKE and _live(rotation, action) is not None:
+            return  # an emergency or a cutover asked for it before everything else
     earlier = Operation.objects.filter(rotation=rotation, kind=action.kind, side=action.side)
     attempt = earlier.count() + 1
     operation = Operation.objects.create(
@@ -221,6 +222,18 @@ def _call(rotation: Rotation, action: Call, now: datetime, ring: Ring) -> None:
             attempt=attempt,
         )
     transaction.on_commit(lambda: ring(operation.id))
+
+
+def _pass_the_point_of_no_return(rotation: Rotation, now: datetime) -> None:
+    """The outgoing key is to be revoked. In a cutover nothing can take its place yet: the gap begins."""
+    gap = rotation.stage != Stage.REVOKE and from_json(rotation.policy).cutover
+    if rotation.revoke_asked_at is not None or not (gap or rotation.stage == Stage.REVOKE):
+        return
+    rotation.revoke_asked_at = now
+    if gap and rotation.outgoing is not None:
+        rotation.no_fallback = True
+        reason = "the outgoing key ends; there is none until the incoming one is verified"
+        event(rotation, "gap", reason=reason, now=now, version=rotation.outgoing.number)
 
 
 def ask(rotation: Rotation, kind: Kind, side: Side, now: datetime, *, ring: Ring | None = None) -> None:
@@ -298,6 +311,10 @@ def _enter_shift(rotation: Rotation, policy: Policy, seen: Observations, now: da
     take_baseline(rotation, now)
     if rotation.incoming is None:
         raise RuntimeError("nothing to shift to")
+    if rotation.revoke_asked_at is not None:
+        seconds = int((now - rotation.revoke_asked_at).total_seconds())
+        reason = f"{seconds} s without a key, at the most"
+        event(rotation, "gap:over", reason=reason, now=now, version=rotation.incoming.number, seconds=seconds)
     key_services.offer(
         SYSTEM,
         rotation.key,
@@ -318,36 +335,9 @@ def _enter_monitor(rotation: Rotation, policy: Policy, seen: Observations, now: 
 
 def _enter_revoke(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
     RotationRecord.objects.update_or_create(
-        rotation=rotation, defaults={"proof": _proof(rotation, policy, now)}
+        rotation=rotation, defaults={"proof": proof_document(rotation, policy, now)}
     )
     key_services.retire_previous(SYSTEM, rotation.key, now=now)
-
-
-def _proof(rotation: Rotation, policy: Policy, now: datetime) -> dict[str, Any]:
-    """What was known of the outgoing version when its revoke began; kept, for later it cannot be told."""
-    clauses = quiet_proof(rotation, policy, now)
-    return {
-        "at": now.isoformat(),
-        "quiet": not any(clauses.values()),
-        "forced": rotation.force_asked_at is not None,
-        "quiet_for": format_duration(policy.quiet_needed),
-        "monitored_seconds": int(rotation.monitored_seconds),
-        "clauses": [
-            {
-                "clause": str(clause),
-                "met": not offenders,
-                "offenders": [
-                    {
-                        "who": offender.who,
-                        "why": offender.why,
-                        "last_seen": offender.last_seen.isoformat() if offender.last_seen else None,
-                    }
-                    for offender in offenders
-                ],
-            }
-            for clause, offenders in clauses.items()
-        ],
-    }
 
 
 def _enter_cancelled(rotation: Rotation, policy: Policy, seen: Observations, now: datetime) -> None:
@@ -412,7 +402,9 @@ def _attention(rotation: Rotation, action: Attention, now: datetime) -> None:
     if rotation.attention == action.code:
         return
     rotation.attention, rotation.attention_reason = action.code, action.reason[:500]
-    rotation.attention_verbs = [str(verb) for verb in action.verbs]
+    # Where a cutover has asked for the revoke there is nothing to go back to.
+    offered = [verb for verb in action.verbs if verb is not Verb.ABORT or rotation.revoke_asked_at is None]
+    rotation.attention_verbs = [str(verb) for verb in offered]
     event(rotation, "attention", reason=action.reason, now=now, code=action.code)
 
 

@@ -136,6 +136,8 @@ def settle(
         operation.retry_at, operation.finished_at = None, now
     if settlement.state is OperationState.DONE:
         _apply(rotation, operation, settlement, now)
+    if settlement.state is OperationState.UNKNOWN and operation.kind == Kind.REVOKE:
+        _stop_serving(rotation, operation.version_id, now)
     operation.save()
     if settlement.retry is None and operation.kind not in ROUTINE:
         engine.event(
@@ -181,6 +183,13 @@ def _apply(rotation: Rotation, operation: Operation, settlement: Settlement, now
             _revoke_again(rotation, operation)
         case Kind.INSPECT:
             _note_inspection(rotation, settlement, now)
+
+
+def _stop_serving(rotation: Rotation, version_id: uuid.UUID, now: datetime) -> None:
+    """Nobody knows whether this key still works. In a cutover it is the one that everybody is given."""
+    outgoing = rotation.outgoing
+    if outgoing is not None and outgoing.id == version_id == rotation.key.current_id:
+        key_services.withhold(outgoing, now=now)
 
 
 def _note_inspection(rotation: Rotation, settlement: Settlement, now: datetime) -> None:

@@ -6,7 +6,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -77,6 +77,7 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     stages: tuple[tuple[str, datetime], ...]  # the earliest time of each stage, if all goes well
     approvals: Mapping[str, int]
+    gap: str  # when consumers have no key, in words; empty where they always have one
     digest: str  # what approvals are bound to; it does not change with time
     unmet: tuple[Unmet, ...]
 
@@ -109,6 +110,7 @@ def plan(key: Key, policy: Policy, slug: str, *, now: datetime) -> Plan:
         quota=quota,
         steps=steps,
         stages=stages,
+        gap=_gap(key, policy, able, incoming),
         approvals={name: policy.approvals.get(name, 0) for name in APPROVALS},
         digest=plan_digest(key, key.current, incoming, policy),
         unmet=_unmet(key, provider, policy, able, quota, probed=probed, now=now),
@@ -127,6 +129,36 @@ def _quota(key: Key) -> Quota:
     return Quota(limit=key.service.provider.max_keys, used=live)
 
 
+def one_key_only(provider: Provider) -> bool:
+    """Whether no second key can exist beside the one in use."""
+    return provider.max_keys is not None and provider.max_keys <= 1
+
+
+def no_room(key: Key, policy: Policy) -> str:
+    """Why a key that may have no second one beside it cannot be replaced under this policy, else nothing."""
+    if key.current is None or policy.cutover or not one_key_only(key.service.provider):
+        return ""
+    return (
+        f"{key.service.provider.name} allows one key at a time, so the old one has to end before the new one "
+        "exists. Use a policy that allows this gap (cutover), at a time when consumers can do without."
+    )
+
+
+def _gap(key: Key, policy: Policy, able: Capabilities, incoming: int) -> str:
+    if key.current is None or not policy.cutover:
+        return ""
+    old, new = f"v{key.current.number}", f"v{incoming}"
+    if able.issue:
+        return (
+            f"There will be a moment without a key: {old} is revoked before {new} exists, and consumers get "
+            f"none until {new} is verified. Once {old} is revoked there is no way back."
+        )
+    return (
+        f"There will be a moment without a key that works: {old} ends when it is replaced on the provider's "
+        f"page, and consumers fail until {new} is pasted and verified. Then there is no way back."
+    )
+
+
 def _times(
     key: Key, policy: Policy, able: Capabilities, now: datetime
 ) -> tuple[tuple[PlannedStep, ...], tuple[tuple[str, datetime], ...]]:
@@ -135,6 +167,7 @@ def _times(
     A step lasts its hold, and never less than the checks that must pass. Freezes, windows, approvals and
     what people have to do come on top of that.
     """
+    gap = policy.cutover and able.issue  # nothing is left to watch or to disable when everybody has moved
     stages: list[tuple[str, datetime]] = [(Stage.DEPLOY, now)]
     if key.current is None:
         return (), (*stages, (Stage.SUCCEEDED, now))
@@ -149,11 +182,11 @@ def _times(
         new = sorted(going - moved, key=lambda one: (one.consumer, one.instance))
         steps.append(PlannedStep(step.weight, at, tuple(new)))
         moved |= going
-        at += max(step.hold, PASSES_NEEDED * policy.check_every)
+        at += timedelta(0) if gap else max(step.hold, PASSES_NEEDED * policy.check_every)
     stages.append((Stage.MONITOR, at))
-    at += max(policy.monitor, policy.quiet_needed)
+    at += timedelta(0) if gap else max(policy.monitor, policy.quiet_needed)
     stages.append((Stage.REVOKE, at))
-    if cools_off(key, key.current, policy, able):
+    if not gap and cools_off(key, key.current, policy, able):
         at += policy.cool_off
     stages.append((Stage.SUCCEEDED, at))
     return tuple(steps), tuple(stages)
@@ -195,7 +228,10 @@ def _unmet(
     missing = policy.approvals.get("start", 0)
     if missing:
         found.append(Unmet("approval_start", f"{missing} approval(s) are needed to start.", blocking=False))
-    if quota.headroom == 0:
+    narrow = no_room(key, policy)
+    if narrow:
+        found.append(Unmet("quota", narrow, blocking=True))
+    elif quota.headroom == 0 and not policy.cutover:
         text = f"The provider allows {quota.limit} key(s) at once, and there are {quota.used}."
         found.append(Unmet("quota", text, blocking=False))
     if not able.issue:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
 from keyvault.models import Key, KeyVersion
@@ -28,27 +28,26 @@ class PlannedCall:
 def planned_calls(key: Key, outgoing: KeyVersion | None, policy: Policy) -> tuple[PlannedCall, ...]:
     """Every call that replacing ``outgoing`` takes, in order."""
     able, probed = specs.capabilities(key.service.provider), specs.can_probe(key.service.provider)
-    calls = [
-        PlannedCall(
-            Kind.ISSUE, "incoming", _who(able.issue), "" if able.issue else "create it, then supply it"
-        )
-    ]
+    gap = outgoing is not None and policy.cutover
+    revoke = PlannedCall(Kind.REVOKE, "outgoing", _who(able.revoke), "" if able.revoke else "then confirm it")
+    create = "replace it there, then supply it" if gap else "create it, then supply it"
+    calls = [replace(revoke, note="consumers have no key from here on")] if gap and able.issue else []
+    calls.append(PlannedCall(Kind.ISSUE, "incoming", _who(able.issue), "" if able.issue else create))
     if not probed:
         calls.append(PlannedCall(Kind.VERIFY, "incoming", "person", "this provider has no probe"))
     else:
         calls.append(PlannedCall(Kind.VERIFY, "incoming", "driver", "with a garbled key as negative control"))
-        if outgoing is not None:
+        if outgoing is not None and not gap:
             every = int(policy.probe_every.total_seconds())
             calls.append(
                 PlannedCall(Kind.PROBE, "both", "driver", f"every {every} s while both are honoured")
             )
     if outgoing is None:
         return tuple(calls)
-    if cools_off(key, outgoing, policy, able):
-        calls.append(PlannedCall(Kind.DISABLE, "outgoing", "driver", "can be undone during the cool-off"))
-    calls.append(
-        PlannedCall(Kind.REVOKE, "outgoing", _who(able.revoke), "" if able.revoke else "then confirm it")
-    )
+    if not gap:
+        if cools_off(key, outgoing, policy, able):
+            calls.append(PlannedCall(Kind.DISABLE, "outgoing", "driver", "can be undone during the cool-off"))
+        calls.append(revoke)
     if probed:
         calls.append(PlannedCall(Kind.CONFIRM, "outgoing", "driver", "the provider must refuse it"))
     return tuple(calls)

@@ -85,6 +85,8 @@ class Policy:
     max_age: timedelta | None = None
     # A protected environment starts only if the same service was rotated in a lower one within this span.
     rehearsal: timedelta | None = None
+    # The provider allows one key at a time: the outgoing version ends before the incoming one exists.
+    cutover: bool = False
     # How soon a version is to be replaced once more people know it than should. None: no date of its own.
     exposure: Mapping[str, timedelta | None] = field(default_factory=lambda: dict(_EXPOSURE))
 
@@ -137,7 +139,18 @@ EMERGENCY = Policy(
     allow_idle=True,
     force_after=timedelta(minutes=15),
 )
-PRESETS: Mapping[str, Policy] = {"standard": STANDARD, "fast": FAST, "emergency": EMERGENCY}
+CUTOVER = replace(
+    STANDARD,
+    steps=(Step(100, timedelta(minutes=10)),),
+    approvals={**dict.fromkeys(APPROVALS, 0), "start": 1},
+    cutover=True,
+)
+PRESETS: Mapping[str, Policy] = {
+    "standard": STANDARD,
+    "fast": FAST,
+    "emergency": EMERGENCY,
+    "cutover": CUTOVER,
+}
 
 _OPTIONAL_DURATIONS = ("interval", "force_after", "max_age", "rehearsal")
 _AT_LEAST_A_SECOND = (
@@ -192,6 +205,8 @@ def from_json(document: Mapping[str, Any], *, base: Policy = STANDARD) -> Policy
     policy = replace(base, **changes)
     if set(policy.canaries) & set(policy.pinned):
         raise PolicyError("pinned", "A consumer cannot be both canary and pinned.")
+    if policy.cutover and len(policy.steps) > 1:
+        raise PolicyError("steps", "In a cutover there is nothing to shift: use one step of 100.")
     return policy
 
 
@@ -321,6 +336,7 @@ _READERS = {
     "min_samples": lambda value: _integer(value, 1, 1_000_000),
     "max_error_rate": _read_rate,
     "allow_idle": _read_flag,
+    "cutover": _read_flag,
     "approvals": _read_approvals,
     "exposure": _read_exposure,
     "windows": _read_windows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from keyvault import jobs, readers, verifiers
 from keyvault.domain import Instance
@@ -12,7 +13,7 @@ from keyvault.models import KeyVersion, LastUse
 from rotation import specs
 from rotation.facts import Clause, Offender
 from rotation.models import Rotation
-from rotation.policy import Policy
+from rotation.policy import Policy, format_duration
 
 ACTIVE_INSTANCE = timedelta(days=7)
 PROVIDER = "the provider"
@@ -65,6 +66,33 @@ def quiet_proof(rotation: Rotation, policy: Policy, now: datetime) -> Mapping[Cl
         Clause.PROVIDER: list(_provider_says(rotation, outgoing, policy, now)),
     }
     return {clause: sorted(them, key=lambda offender: offender.who) for clause, them in found.items()}
+
+
+def proof_document(rotation: Rotation, policy: Policy, now: datetime) -> dict[str, Any]:
+    """What was known of the outgoing version when its revoke began; kept, for later it cannot be told."""
+    clauses = quiet_proof(rotation, policy, now)
+    return {
+        "at": now.isoformat(),
+        "quiet": not any(clauses.values()),
+        "forced": rotation.force_asked_at is not None,
+        "quiet_for": format_duration(policy.quiet_needed),
+        "monitored_seconds": int(rotation.monitored_seconds),
+        "clauses": [
+            {
+                "clause": str(clause),
+                "met": not offenders,
+                "offenders": [
+                    {
+                        "who": offender.who,
+                        "why": offender.why,
+                        "last_seen": offender.last_seen.isoformat() if offender.last_seen else None,
+                    }
+                    for offender in offenders
+                ],
+            }
+            for clause, offenders in clauses.items()
+        ],
+    }
 
 
 def _given_incoming(

@@ -40,6 +40,7 @@ class PlannedEmergencySerializer(serializers.Serializer[Any]):
     instances = serializers.ListField(child=serializers.CharField())
     open_jobs = serializers.IntegerField()
     last = serializers.BooleanField()
+    gap = serializers.BooleanField(help_text="Consumers have no key until the new one is there.")
     error = EmergencyRefusalSerializer(allow_null=True)
 
 
@@ -135,6 +136,7 @@ def _planned(planned: PlannedKey) -> dict[str, Any]:
         "instances": planned.instances,
         "open_jobs": planned.open_jobs,
         "last": planned.last,
+        "gap": planned.gap,
         "error": _refusal(refusal.code, refusal.message) if refusal is not None else None,
     }
 

@@ -308,6 +308,9 @@ class PlanSerializer(serializers.Serializer[Any]):
     steps = PlannedStepSerializer(many=True)
     stages = PlannedStageSerializer(many=True)
     approvals = ApprovalsSerializer()
+    gap = serializers.CharField(
+        allow_blank=True, help_text="When consumers have no key, in words. Empty where they always have one."
+    )
     digest = serializers.CharField(help_text="What approvals are bound to. It does not change with time.")
     unmet = UnmetSerializer(many=True)
 

@@ -72,6 +72,9 @@ def _people(label: str) -> forms.IntegerField:
     return forms.IntegerField(label=label, initial=0, widget=forms.NumberInput(attrs={"min": 0, "max": 5}))
 
 
+PLAIN = ("min_samples", "max_error_rate", "allow_idle", "cutover")  # the same in the form and in JSON
+
+
 class PolicyForm(forms.Form):
     """Every member of a policy. ``document`` is what was typed, in its JSON form."""
 
@@ -89,6 +92,11 @@ class PolicyForm(forms.Form):
     allow_idle = forms.BooleanField(label="Without traffic a probe is enough", required=False)
     probe_every = _length("Probe both keys every")
     refresh = _length("Consumers ask again after", "While the weight moves.")
+    cutover = forms.BooleanField(
+        label="One key at a time: the old one ends first",
+        required=False,
+        help_text="For providers that allow no second key. Consumers have none for a moment.",
+    )
     approvals_start = _people("Approvals to start")
     approvals_shift_past_50 = _people("Approvals to go past 50 %")
     approvals_revoke = _people("Approvals to revoke")
@@ -121,9 +129,8 @@ class PolicyForm(forms.Form):
 
     def document(self) -> dict[str, Any]:
         data = self.cleaned_data
-        plain = ("min_samples", "max_error_rate", "allow_idle")
         return {
-            **{name: data[name] for name in plain},
+            **{name: data[name] for name in PLAIN},
             **{name: meant(data[name]) for name in LENGTHS},
             **{name: meant(data[name]) or None for name in OPTIONAL},
             "steps": [_step(found) for found in data["steps"]],
@@ -153,7 +160,7 @@ class PolicyForm(forms.Form):
         lengths = {name: told(getattr(policy, name)) for name in (*LENGTHS, *OPTIONAL)}
         return {
             **lengths,
-            **{name: document[name] for name in ("min_samples", "max_error_rate", "allow_idle")},
+            **{name: document[name] for name in PLAIN},
             "steps": "\n".join(f"{step.weight} % for {told(step.hold)}" for step in policy.steps),
             "windows": "\n".join(
                 f"{' '.join(w['days'])} {w['from']} to {w['to']} {w['zone']}" for w in document["windows"]

@@ -63,6 +63,10 @@ def _soon(length: timedelta) -> str:
     return f"within {span(length)}" if length else "at once"
 
 
+def _gap(allowed: bool) -> str:
+    return "the old one ends before the new one exists; in between there is none" if allowed else "no"
+
+
 def _windows(windows: Iterable[Window]) -> str:
     told = [f"{', '.join(w.days)} {w.start:%H:%M} to {w.end:%H:%M} {w.zone}" for w in windows]
     return "; ".join(told) or "at any time"
@@ -88,6 +92,7 @@ _WORDS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "min_samples": ("Requests needed for a verdict", str),
     "max_error_rate": ("Errors allowed", _rate),
     "allow_idle": ("Without traffic", _idle),
+    "cutover": ("One key at a time", _gap),
     "probe_every": ("Probed every", span),
     "refresh": ("Consumers ask again after", span),
     "approvals": ("Approvals", _approvals),

@@ -26,6 +26,10 @@ class Text:
 # What a person can do about each reason for attention; a reason that is not here is answered with its verbs.
 ADVICE = {
     "supply_key": "Create a new key on the provider's page, open the rotation and paste it there.",
+    "replace_key": "Replace the key on the provider's page and paste the new one into the rotation at once: "
+    "from the one to the other consumers fail.",
+    "rejected": "The provider does not accept the new key, and the old one is gone. Resume to try again; or "
+    "advance, and start another rotation.",
     "confirm_revoked": "Revoke the old key on the provider's page, then confirm it on the rotation.",
     "revoke_failed": "Revoke the old key on the provider's page and confirm it, or resume to ask once more.",
     "possible_orphan": "Look on the provider's page for a key that nobody knows, revoke it, then resume.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,9 +17,11 @@ from keyvault.exceptions import KeyturnError
 from keyvault.models import Key, KeyVersion
 from keyvault.services import keys as key_services
 from rotation import engine
+from rotation.dates import EMERGENCY
 from rotation.facts import Kind, OperationState, Side, Stage
-from rotation.models import EmergencyItem, EmergencyRun, Operation, Rotation, RotationPolicy
-from rotation.policy import from_json, to_json
+from rotation.models import EmergencyItem, EmergencyRun, KeySchedule, Operation, Rotation, RotationPolicy
+from rotation.plan import one_key_only
+from rotation.policy import Policy, from_json, to_json
 from rotation.services import starting
 
 MODES = ("replace", "kill")
@@ -179,9 +183,22 @@ def _versions(rotation: Rotation | None) -> list[KeyVersion]:
 
 
 def _new(actor: Actor, key: Key, reason: str, now: datetime) -> Rotation:
-    policy = RotationPolicy.objects.get(slug="emergency")
-    made = starting.create(actor, key, policy.slug, policy.value, reason=reason, trigger="emergency", now=now)
+    value = _policy(key)
+    made = starting.create(actor, key, EMERGENCY, value, reason=reason, trigger="emergency", now=now)
     return engine.lock(made.id)
+
+
+def with_one_key(keys: Collection[Key]) -> set[uuid.UUID]:
+    """Of these keys those beside which no second one can exist: by their provider, or by their policy."""
+    narrow = {key.id for key in keys if one_key_only(key.service.provider)}
+    followed = KeySchedule.objects.filter(key__in=[key.id for key in keys], policy__document__cutover=True)
+    return narrow | set(followed.values_list("key_id", flat=True))
+
+
+def _policy(key: Key) -> Policy:
+    """The emergency policy; for a provider of one key the leaked one ends first."""
+    value = RotationPolicy.objects.get(slug=EMERGENCY).value
+    return replace(value, cutover=key.id in with_one_key([key]))
 
 
 def _left_over(leaked: KeyVersion) -> Rotation:
@@ -216,16 +233,18 @@ def _nothing_new(rotation: Rotation, leaked: KeyVersion, way: Way, mode: str) ->
     """Whether an earlier emergency did all that this one would do; also where an abort has to end first."""
     if way is Way.WAIT and rotation.abort_asked_at is not None:
         return True
-    hurried = rotation.policy_slug == "emergency" and rotation.abort_asked_at is None
+    hurried = rotation.policy_slug == EMERGENCY and rotation.abort_asked_at is None
     return hurried and (mode == "replace" or leaked.withheld_at is not None)
 
 
 def _hurry(rotation: Rotation, now: datetime) -> None:
     """Go on under the emergency policy: straight to everybody, no monitoring."""
-    policy = RotationPolicy.objects.get(slug="emergency")
-    rotation.policy, rotation.policy_slug = to_json(policy.value), policy.slug
+    gap = from_json(rotation.policy).cutover
+    policy = _policy(rotation.key)
+    policy = replace(policy, cutover=policy.cutover or gap)
+    rotation.policy, rotation.policy_slug = to_json(policy), EMERGENCY
     rotation.step, rotation.step_entered_at = 0, now
-    rotation.deadline_at = now + policy.value.deadline
+    rotation.deadline_at = now + policy.deadline
     rotation.paused = False
     rotation.check_at = now
     if rotation.abort_asked_at is not None:
@@ -233,7 +252,7 @@ def _hurry(rotation: Rotation, now: datetime) -> None:
         Operation.objects.filter(rotation=rotation, kind=Kind.ISSUE, outcome="aborted").update(
             superseded=True
         )
-    if rotation.attention and rotation.attention not in ("supply_key", "confirm_revoked"):
+    if rotation.attention and rotation.attention not in ("supply_key", "replace_key", "confirm_revoked"):
         _clear_attention(rotation)
         failed = Operation.objects.filter(rotation=rotation, state=OperationState.FAILED)
         failed.update(superseded=True)  # what stood before a person is tried again

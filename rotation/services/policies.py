@@ -43,9 +43,13 @@ def install_presets(*, now: datetime) -> None:
 def read_policy(document: Mapping[str, Any], *, base: Policy | None = None) -> Policy:
     """A policy from a request. Raises ``validation_error`` (``unknown_field`` for a strange member)."""
     try:
-        return from_json(document, base=base) if base is not None else from_json(document)
+        policy = from_json(document, base=base) if base is not None else from_json(document)
     except PolicyError as error:
         raise invalid(error.field, str(error)) from error
+    if policy.cutover and not policy.approvals.get("start"):
+        text = "In a cutover consumers have no key for a moment: another person has to approve its start."
+        raise invalid("approvals", text)
+    return policy
 
 
 @transaction.atomic

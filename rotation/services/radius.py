@@ -31,11 +31,13 @@ from keyvault.models import (
     Team,
     User,
 )
+from rotation.facts import Stage
 from rotation.models import Rotation
-from rotation.services.emergencies import SEEN_SPAN, Way, is_last, way_of
+from rotation.services.emergencies import SEEN_SPAN, Way, is_last, way_of, with_one_key
 
 SCOPES = ("provider", "team", "environment", "service", "person", "leak")
 PROTECTED_FIRST = 1000
+_WITHOUT_A_NEW_ONE = (Stage.REQUESTED, Stage.DEPLOY)
 _HELD = (State.ACTIVE, State.DISABLED)
 _SHOWN_TO = ("key:revealed", "key:version:imported", "rotation:supplied")
 _WORDS = {"key:revealed": "revealed", "key:version:imported": "pasted", "rotation:supplied": "pasted"}
@@ -66,6 +68,7 @@ class PlannedKey:
     instances: tuple[str, ...]  # given the leaked version in the last 24 hours
     open_jobs: int
     last: bool  # no other version could answer consumers
+    gap: bool  # the provider allows one key only: consumers have none until the new one is there
     refusal: Refusal | None
 
 
@@ -231,8 +234,9 @@ def radius(
     opened: dict[uuid.UUID, int] = {}
     for row in jobs.open_jobs_of(versions):
         opened[row[1]] = opened.get(row[1], 0) + max(0, row[4])
+    narrow = with_one_key([target.key for target in targets])
     planned = [
-        _plan(actor, target, open_rotations.get(target.key.id), given, opened)
+        _plan(actor, target, open_rotations.get(target.key.id), given, opened, target.key.id in narrow)
         for target in sorted(targets, key=_order)
     ]
     marked = [_plan_token(actor, token, mode) for token in tokens]
@@ -257,6 +261,7 @@ def _plan(
     rotation: Rotation | None,
     given: dict[uuid.UUID, set[str]],
     opened: dict[uuid.UUID, int],
+    narrow: bool,
 ) -> PlannedKey:
     version = target.version
     way = way_of(target.key, version, rotation) if version is not None else Way.NOTHING
@@ -274,6 +279,7 @@ def _plan(
         instances=tuple(sorted(given.get(version.id, ()))) if version is not None else (),
         open_jobs=opened.get(version.id, 0) if version is not None else 0,
         last=version is not None and is_last(target.key, version),
+        gap=narrow and (way is Way.START or (rotation is not None and rotation.stage in _WITHOUT_A_NEW_ONE)),
         refusal=refusal,
     )
 

@@ -17,6 +17,7 @@ from keyvault.services import keys as key_services
 from rotation import engine
 from rotation.dates import rehearsal_missing
 from rotation.models import KeySchedule, Rotation
+from rotation.plan import no_room
 from rotation.services import starting
 
 log = structlog.get_logger("keyturn.rotation")
@@ -75,6 +76,9 @@ def _standing_in_the_way(key: Key, row: KeySchedule, now: datetime) -> tuple[str
     shut = policy.closed(now)
     if shut is not None:
         return "window", f"Not now: {shut.reason}.", shut.until or now + LOOK_AGAIN
+    narrow = no_room(key, policy)
+    if narrow:
+        return "quota", narrow, now + LOOK_AGAIN
     lacking = rehearsal_missing(key, policy, now)
     if lacking is not None:
         return "rehearsal", lacking, now + LOOK_AGAIN

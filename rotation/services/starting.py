@@ -14,7 +14,7 @@ from keyvault.services import keys as key_services
 from rotation import engine
 from rotation.dates import EMERGENCY, rehearsal_missing
 from rotation.models import Rotation, RotationPolicy, RotationRecord
-from rotation.plan import plan, split_salt
+from rotation.plan import no_room, plan, split_salt
 from rotation.plan import to_json as plan_to_json
 from rotation.planned import next_number, plan_digest
 from rotation.policy import Policy, to_json
@@ -38,6 +38,7 @@ def start(
     """Begin to replace the current version of a key. Without ``policy`` the key's own is used.
 
     ``digest``: of the plan that was looked at; another one now is refused with ``precondition_failed``.
+    A policy that is no cutover is refused (``invalid_transition``) where the provider allows one key only.
     ``skip_rehearsal``: start a protected environment without one. That takes the role lead and a reason, and
     somebody else has to approve the start, whatever the policy says.
     Raises ``rotation_in_progress`` while another rotation of this key is open, ``rehearsal_required``.
@@ -47,6 +48,9 @@ def start(
     refuse_second(key)
     chosen = policy or policy_for(key)
     value = chosen.value
+    narrow = no_room(key, value)
+    if narrow:
+        raise KeyturnError("invalid_transition", narrow)
     if digest and digest != plan_digest(key, key.current, next_number(key), value):
         raise KeyturnError("precondition_failed", "The plan has changed since you looked at it.")
     if chosen.slug != EMERGENCY and (lacking := rehearsal_missing(key, value, now)) is not None:

@@ -214,7 +214,8 @@ def _run(
 
 def _refusal(verb: Verb, rotation: Rotation) -> str:
     if verb is Verb.ABORT and rotation.revoke_asked_at is not None:
-        return "The outgoing key may be revoked already, so there is nothing to go back to. Use emergency."
+        text = "The outgoing key may be revoked already, so there is nothing to go back to. "
+        return text + ("Use emergency." if rotation.stage == Stage.REVOKE else "Finish the new key.")
     if not rotation.is_open:
         return f"This rotation is finished ({rotation.stage}). Start a new one."
     return f"'{verb}' is not possible now."

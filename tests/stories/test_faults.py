@@ -8,12 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from keyvault.actors import SYSTEM, Actor
 from keyvault.domain import Role
 from keyvault.exceptions import KeyturnError
 from keyvault.models import User
-from keyvault.services import people
+from keyvault.services import keys, people
 from rotation import operations
 from rotation.facts import Kind, OperationState
 from rotation.models import Operation
@@ -119,12 +120,17 @@ def test_a_key_that_does_not_die_is_a_persons_business(world: Build) -> None:
 
 def test_a_provider_without_room_says_so_before_anything_is_created(world: Build) -> None:
     w = world()
-    w.provider.max_keys = 1
+    made = w.control.create_key("left over")
+    with transaction.atomic():
+        key = keys.lock_key(w.key_id)
+        other = keys.request_version(SYSTEM, key, now=w.now)
+        keys.fill_version(SYSTEM, key, other, made.value, provider_key_id=made.id, imported=False, now=w.now)
+    w.provider.max_keys = 2
     w.provider.save()
     w.start()
     w.tick()
     assert w.rotation.attention == "quota_full"
-    assert len(_live(w)) == 1
+    assert len(_live(w)) == 2
 
 
 def test_a_quota_told_by_the_provider_deletes_nothing(world: Build) -> None:

@@ -116,6 +116,11 @@ class PolicyFieldsSerializer(StrictSerializer):
     max_error_rate = StrictFloatField(required=False, min_value=0, max_value=1)
     allow_idle = StrictBooleanField(required=False)
     approvals = ApprovalsNeededSerializer(required=False)
+    cutover = StrictBooleanField(
+        required=False,
+        help_text="For providers of one key: the old key ends before the new one exists. Takes one step of"
+        " 100 and at least one approval to start.",
+    )
     windows = serializers.ListField(child=WindowSerializer(), required=False, max_length=50)
     freezes = serializers.ListField(child=FreezeSerializer(), required=False, max_length=50)
     canaries = serializers.ListField(child=SlugField(), required=False, max_length=200)

@@ -38,6 +38,7 @@ def _confirmed(request: HttpRequest, service: str, environment: str) -> HttpResp
             "form": form,
             "readers": latest_readers(key, now),
             "open_jobs": emergencies.open_jobs_of(key.current) if key.current is not None else 0,
+            "gap": key.id in emergencies.with_one_key([key]),
             "last": key.current is not None and emergencies.is_last(key, key.current),
         }
         return render(request, "rotation/emergency.html", context, status=422 if form.is_bound else 200)

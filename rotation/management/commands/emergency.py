@@ -82,6 +82,7 @@ class Command(BaseCommand):
             key, version = planned.target.key, planned.target.version
             what = planned.refusal.message if planned.refusal is not None else str(planned.way)
             number = f"v{version.number}" if version is not None else "–"
+            what += "; no key until the new one is there" if planned.gap else ""
             self.stdout.write(
                 f"{key}  {number}  of {key.service.team.slug}: {what}"
                 f"  ({len(planned.instances)} instance(s), {planned.open_jobs} open job(s))"

@@ -25,6 +25,7 @@ FULL: dict[str, Any] = {
     "max_error_rate": 0.02,
     "allow_idle": False,
     "approvals": {"start": 1, "shift_past_50": 2, "revoke": 0, "force": 1},
+    "cutover": False,
     "windows": [{"days": ["mon", "tue"], "from": "08:00", "to": "16:30", "zone": "Europe/Berlin"}],
     "freezes": [{"from": "2026-12-20T00:00:00Z", "to": "2027-01-02T00:00:00+01:00", "reason": "Holidays"}],
     "canaries": ["web"],
@@ -39,6 +40,7 @@ class TestPolicies200:
     def test_the_presets_are_there(self, world: World) -> None:
         items = world.stranger.get("/v1/policies/").json()["items"]
         assert [(item["slug"], item["preset"]) for item in items] == [
+            ("cutover", True),
             ("emergency", True),
             ("fast", True),
             ("standard", True),
@@ -126,6 +128,7 @@ CANNOT_BE: list[tuple[str, object]] = [
     ("max_error_rate", "0.02"),
     ("max_error_rate", True),
     ("allow_idle", 0),
+    ("cutover", "yes"),
     ("allow_idle", "false"),
     ("approvals", {"start": 6}),
     ("approvals", [1]),

@@ -195,6 +195,8 @@ class TestPlan200:
         unmet = {one["code"]: one for one in plan["unmet"]}
         assert unmet.keys() == {"rotation_in_progress", "window", "approval_start", "quota", "supply_key"}
         assert unmet["rotation_in_progress"]["blocking"] is True
+        assert unmet["quota"]["blocking"] is True
+        assert plan["gap"] == ""
         assert "Sales" in unmet["window"]["message"]
         assert plan["quota"] == {"limit": 1, "used": 1, "headroom": 0}
         assert ("issue", "person") in [(call["operation"], call["by"]) for call in plan["calls"]]

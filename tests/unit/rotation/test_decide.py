@@ -31,7 +31,7 @@ from rotation.facts import (
     Wait,
 )
 from rotation.judge import Verdict
-from rotation.policy import EMERGENCY, STANDARD, Freeze
+from rotation.policy import CUTOVER, EMERGENCY, STANDARD, Freeze
 from rotation.routine import probes_due
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -86,6 +86,13 @@ HALF = replace(STANDARD, approvals={"shift_past_50": 1})
 ONE_STEP = replace(HALF, steps=STANDARD.steps[-1:])
 APPROVED = {"start": 1, "revoke": 1}
 FOUR_EYES = replace(STANDARD, approvals={"start": 1, "revoke": 1})
+GAP: dict[str, Any] = {"policy": CUTOVER}
+AFTER_GAP: dict[str, Any] = {**GAP, "revoke_asked": True, "no_fallback": True, "outgoing_active": False}
+FROZEN_GAP = replace(CUTOVER, freezes=FROZEN.freezes)
+GAP_EYES = replace(CUTOVER, approvals={"revoke": 1})
+FULL = replace(SEEN, quota_full=True)
+ISSUE, CONFIRM = Call(Kind.ISSUE, Side.INCOMING), Call(Kind.CONFIRM, Side.OUTGOING)
+REVOKED = out(Kind.REVOKE, OperationState.DONE)
 
 TABLE: list[tuple[str, Snapshot, Observations, Verdict, object]] = [
     # requested
@@ -115,6 +122,60 @@ TABLE: list[tuple[str, Snapshot, Observations, Verdict, object]] = [
         PASS,
         ("possible_orphan", Verb.SUPPLY),
     ),
+    # deploy: one key at a time
+    ("the old one ends first", rotation(S.DEPLOY, **GAP), SEEN, PASS, Call(K.REVOKE, Side.OUTGOING)),
+    ("a full quota is no obstacle", rotation(S.DEPLOY, **GAP), FULL, PASS, Call(K.REVOKE, Side.OUTGOING)),
+    ("there is no old one", rotation(S.DEPLOY, **GAP, has_outgoing=False), SEEN, PASS, ISSUE),
+    ("a person replaces it", rotation(S.DEPLOY, **GAP), replace(SEEN, can_issue=False), PASS, ISSUE),
+    (
+        "a person replaces it",
+        rotation(S.DEPLOY, **GAP),
+        having(K.ISSUE, OP.NEEDS_PERSON),
+        PASS,
+        ("replace_key", Verb.SUPPLY),
+    ),
+    ("not in a freeze", rotation(S.DEPLOY, policy=FROZEN_GAP), SEEN, PASS, "window"),
+    (
+        "a leaked one ends in a freeze too",
+        rotation(S.DEPLOY, policy=FROZEN_GAP, outgoing_compromised=True),
+        SEEN,
+        PASS,
+        Call(K.REVOKE, Side.OUTGOING),
+    ),
+    ("its revoke is approved first", rotation(S.DEPLOY, policy=GAP_EYES), SEEN, PASS, "approval_revoke"),
+    ("it is ending", rotation(S.DEPLOY, **AFTER_GAP), out(K.REVOKE, OP.RUNNING), PASS, "revoking"),
+    ("its end is nobody's word", rotation(S.DEPLOY, **AFTER_GAP), out(K.REVOKE, OP.UNKNOWN), PASS, CONFIRM),
+    (
+        "a person must end it",
+        rotation(S.DEPLOY, **AFTER_GAP),
+        out(K.REVOKE, OP.NEEDS_PERSON),
+        PASS,
+        ("confirm_revoked", Verb.CONFIRM_REVOKED),
+    ),
+    (
+        "it could not be ended",
+        rotation(S.DEPLOY, **AFTER_GAP),
+        out(K.REVOKE, OP.FAILED, "refused"),
+        PASS,
+        ("revoke_failed", Verb.RESUME),
+    ),
+    ("it has ended", rotation(S.DEPLOY, **AFTER_GAP), REVOKED, PASS, ISSUE),
+    (
+        "the new one is not accepted, and there is no old one",
+        rotation(S.DEPLOY, **AFTER_GAP, incoming_held=True),
+        both(REVOKED, having(K.VERIFY, OP.FAILED, "rejected")),
+        PASS,
+        ("rejected", Verb.RESUME),
+    ),
+    (
+        "everybody gets the new one at once",
+        rotation(S.SHIFT, **AFTER_GAP, weight=0, passes=0),
+        REVOKED,
+        UNSURE,
+        SetWeight(0, 100),
+    ),
+    ("nothing is left to watch", rotation(S.MONITOR, **AFTER_GAP), REVOKED, UNSURE, S.REVOKE),
+    ("it must be dead in the end", rotation(S.REVOKE, **AFTER_GAP), REVOKED, PASS, CONFIRM),
     # deploy: verify
     ("verifies", rotation(S.DEPLOY, incoming_held=True), SEEN, PASS, Call(K.VERIFY, Side.INCOMING)),
     (
@@ -445,3 +506,10 @@ def test_a_rolled_back_rotation_ends_with_its_key_revoked(
         assert action.code == expected
     else:
         assert action == expected
+
+
+@pytest.mark.parametrize("stage", [Stage.DEPLOY, Stage.SHIFT, Stage.MONITOR])
+def test_after_the_old_key_of_a_cutover_there_is_no_abort_but_more_time(stage: Stage) -> None:
+    verbs = allowed_verbs(rotation(stage, **AFTER_GAP), (), wants_approval=False)
+    assert Verb.ABORT not in verbs
+    assert Verb.EXTEND in verbs
