@@ -16,6 +16,7 @@ from keyvault.errors import MAX_BODY_BYTES
 from keyvault.project.broker import VISIBILITY_TIMEOUT
 from keyvault.project.databases import database_settings
 from keyvault.project.files import BASE_DIR, default_data_dir, ensure_private_dir, ensure_secret_key
+from keyvault.project.group_roles import parse_rules
 from keyvault.project.logs import configure_structlog, logging_settings
 from keyvault.project.proxies import parse_networks
 
@@ -228,6 +229,7 @@ LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/"
 ACCOUNT_ADAPTER = "keyvault.project.accounts.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_UNIQUE_EMAIL = False  # mail goes there; nobody is known by it
 ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*", "password2*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
@@ -252,6 +254,30 @@ MFA_RECOVERY_CODES_SHOW_ONCE = True
 MFA_TOTP_ISSUER = "Keyturn"
 MFA_TOTP_TOLERANCE = 1
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not _https  # browsers themselves allow it on localhost only
+
+# Single sign-on with OpenID Connect; without an issuer there is none.
+KEYTURN_OIDC_ISSUER = env.str("KEYTURN_OIDC_ISSUER", "")
+KEYTURN_OIDC_GROUPS_CLAIM = env.str("KEYTURN_OIDC_GROUPS_CLAIM", "groups")
+KEYTURN_OIDC_ROLES = parse_rules(env.json("KEYTURN_OIDC_ROLES", default={}))
+_provider = {
+    "provider_id": "sso",
+    "name": env.str("KEYTURN_OIDC_NAME", "single sign-on"),
+    "client_id": env.str("KEYTURN_OIDC_CLIENT_ID", ""),
+    "secret": env.str("KEYTURN_OIDC_CLIENT_SECRET", ""),
+    "settings": {"server_url": KEYTURN_OIDC_ISSUER.rstrip("/")},
+}
+SOCIALACCOUNT_PROVIDERS = {
+    "openid_connect": {
+        "OAUTH_PKCE_ENABLED": True,
+        "SCOPE": env.str("KEYTURN_OIDC_SCOPES", "openid profile email").split(),
+        "APPS": [_provider] if KEYTURN_OIDC_ISSUER else [],
+    }
+}
+SOCIALACCOUNT_ADAPTER = "keyvault.project.single_sign_on.SingleSignOnAdapter"
+# A link, not a form: a form that ends at the provider would need a looser content policy.
+SOCIALACCOUNT_LOGIN_ON_GET = True
+SOCIALACCOUNT_EMAIL_VERIFICATION = "none"
+SOCIALACCOUNT_REQUESTS_TIMEOUT = 10
 
 # Mail goes out where EMAIL_URL says; without one nothing is sent, and the channel says so.
 _mail = env.email_url("EMAIL_URL", "smtp:")

@@ -58,7 +58,7 @@ def test_others_look_and_change_nothing(house: House, who: str) -> None:
     client, lena = client_of(who), member("lena")
     page = client.get(TEAM).content.decode()
     assert "lena" in page
-    assert "<form" not in page.partition("<main")[2]
+    assert "/members/" not in page
     for path in ("members/", f"members/{lena.id}/role/", f"members/{lena.id}/remove/"):
         assert client.post(TEAM + path, {"user": "stranger", "role": "lead"}).status_code == 403
     assert member("lena").role == "lead"
@@ -112,7 +112,7 @@ def test_somebody_new_gets_in_by_a_link_that_works_once(house: House) -> None:
     path = invite(lena, "nora@example.org")
     assert path.split("/")[2] not in lena.get(TEAM).content.decode()
     nora = Client()
-    assert nora.get(path)["Referrer-Policy"] == "no-referrer"
+    assert nora.get(path)["Referrer-Policy"] == "strict-origin"
     for first, second in (("short", "short"), (NEW, NEW + "!")):
         assert nora.post(path, {"password": first, "again": second}).status_code == 422
     assert nora.post(path, {"password": NEW, "again": NEW})["Location"] == "/accounts/login/"
@@ -244,12 +244,12 @@ def test_a_token_is_shown_once_after_confirming_and_revoked(house: House) -> Non
 
 def test_sessions_are_listed_and_ended_from_afar(house: House) -> None:
     here, there, third, other = sign_in("lena"), sign_in("lena"), sign_in("lena"), sign_in("vito")
-    listed = here.get("/profile/").context["sessions"]
+    listed = [shown["row"] for shown in here.get("/profile/").context["sessions"]]
     assert len(listed) == 3
     keys = [row.session_key for row in listed]
     assert not any(key in here.get("/profile/").content.decode() for key in keys)
     of_there = next(row for row in listed if row.session_key == there.session.session_key)
-    of_vito = other.get("/profile/").context["sessions"][0]
+    of_vito = other.get("/profile/").context["sessions"][0]["row"]
     here.post("/profile/sessions/end/", {"session": str(of_vito.pk)})
     here.post("/profile/sessions/end/", {"session": str(of_there.pk)})
     assert [is_in(client) for client in (here, there, third, other)] == [True, False, True, True]

@@ -52,6 +52,7 @@ def join(request: HttpRequest, token: str) -> HttpResponse:
     response = render(
         request, "keyvault/join.html", {"form": form, "link": link}, status=422 if form.is_bound else 200
     )
-    # The address holds the token; it must not leave in a Referer.
-    response["Referrer-Policy"] = "no-referrer"
+    # The address holds the token; it must not leave in a Referer. With "no-referrer" browsers would send the
+    # form with "Origin: null", which is refused.
+    response["Referrer-Policy"] = "strict-origin"
     return response

@@ -25,6 +25,22 @@ from keyvault.models import User, UserToken
 from keyvault.services import people
 from keyvault.services.second_factors import KINDS
 
+_BROWSERS = (
+    ("Edg", "Edge"),
+    ("OPR", "Opera"),
+    ("Firefox", "Firefox"),
+    ("Chrome", "Chrome"),
+    ("Safari", "Safari"),
+)
+_SYSTEMS = ("Android", "iPhone", "iPad", "Windows", "Mac OS", "Linux")
+
+
+def _browser(agent: str) -> str:
+    """What a browser says of itself, in the words of people; otherwise its own first word."""
+    program = next((name for mark, name in _BROWSERS if mark in agent), agent.partition("/")[0][:40])
+    system = next((name for name in _SYSTEMS if name in agent), "")
+    return f"{program} on {system}" if system else program or "unknown browser"
+
 
 def _page(request: HttpRequest, *, status: int = 200, **extra: Any) -> HttpResponse:
     user = cast(User, request.user)
@@ -35,7 +51,10 @@ def _page(request: HttpRequest, *, status: int = 200, **extra: Any) -> HttpRespo
         "form": ProfileForm(initial=initial),
         "token_form": UserTokenForm(),
         "factors": [{"row": row, "kind": KINDS[row.type]} for row in factors],
-        "sessions": UserSession.objects.purge_and_list(user),
+        "sessions": [
+            {"row": row, "browser": _browser(row.user_agent)}
+            for row in sorted(UserSession.objects.purge_and_list(user), key=lambda row: row.created_at)
+        ],
         "tokens": user.tokens.filter(revoked_at__isnull=True, expires_at__gt=now).order_by("-created_at"),
         "memberships": user.memberships.select_related("team").order_by("team__slug"),
         "accounts": SocialAccount.objects.filter(user=user),
