@@ -88,6 +88,7 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "rotation:attention": frozenset({"rotation", "code"}),
     "rotation:attention:cleared": frozenset({"rotation", "code"}),
     "rotation:approval:wanted": frozenset({"rotation", "transition"}),
+    "rotation:reminded": frozenset({"rotation", "consumer"}),
     "rotation:late": frozenset({"rotation"}),
     "rotation:stands": frozenset({"rotation", "code"}),
     "rotation:escalated": frozenset({"rotation", "level", "code"}),

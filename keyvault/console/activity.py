@@ -72,6 +72,7 @@ _SENTENCES: Mapping[str, str] = {
     "rotation:attention": "asked for a person: {code}",
     "rotation:attention:cleared": "took care of: {code}",
     "rotation:approval:wanted": "waits for an approval of the {transition}",
+    "rotation:reminded": "reminded the owners of {consumer}",
     "rotation:late": "told that the rotation is late",
     "rotation:stands": "told that the rotation stands still: {code}",
     "rotation:escalated": "escalated to {level}: {code}",

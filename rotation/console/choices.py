@@ -79,7 +79,7 @@ def _choice(verb: Verb, rotation: Rotation, policy: Policy, seen: Observations) 
         case Verb.ADVANCE:
             return _advance(rotation, policy)
         case Verb.ABORT:
-            return _abort(rotation, old, confirm=name if protected else "")
+            return _abort(rotation, old, seen, confirm=name if protected else "")
         case Verb.SUPPLY:
             return Choice(
                 verb, "Supply the new key", "You paste a key that you created at the provider.", "primary"
@@ -124,11 +124,19 @@ def _advance(rotation: Rotation, policy: Policy) -> Choice:
     )
 
 
-def _abort(rotation: Rotation, old: str, *, confirm: str) -> Choice:
+def moved(seen: Observations) -> str:
+    """How many are on the new key at this moment, as far as it is known."""
+    if not seen.instances:
+        return "No active instance is known now."
+    return f"{seen.instances} instance(s) are active now, {seen.assigned} of them for the new key."
+
+
+def _abort(rotation: Rotation, old: str, seen: Observations, *, confirm: str) -> Choice:
     verb = Verb.ABORT
     if rotation.incoming is None or rotation.incoming.ciphertext is None:
         return Choice(verb, "Cancel", "Nothing has been created yet, so nothing has to be undone.", "danger")
     effect = (
-        f"{old} answers everybody again at once; v{rotation.incoming.number} is withheld, and revoked later."
+        f"{old} answers everybody again at once; v{rotation.incoming.number} is withheld, and revoked later. "
+        f"{moved(seen)}"
     )
     return Choice(verb, f"Go back to {old}", effect, "danger", confirm=confirm)

@@ -12,9 +12,12 @@ from django.db.models import Sum
 from keyvault.actors import SYSTEM, Actor
 from keyvault.models import UsageLine
 from keyvault.models.activity import OUTCOMES
+from rotation.console.ahead import Ahead, ahead
 from rotation.console.choices import Choice, choices, seen_mark
 from rotation.console.rail import Stop, rail
+from rotation.console.stragglers import Stragglers, stragglers
 from rotation.console.traffic import Traffic, traffic
+from rotation.console.withheld import Withheld, withheld
 from rotation.facts import ROUTINE, Counts, Observations, Stage
 from rotation.gather import ROUTINE_CALLS
 from rotation.models import Operation, Rotation, RotationEvent
@@ -68,6 +71,7 @@ EVENT_WORDS: Mapping[str, str] = {
     "revoke:forced": "Revoke forced",
     "operation": "Provider called",
     "finished": "Finished",
+    "reminded": "Owners reminded",
 }
 
 
@@ -119,6 +123,9 @@ class Picture:
     events: Sequence[EventLine]
     operations: Sequence[Operation]
     choices: Sequence[Choice]
+    withheld: Sequence[Withheld]
+    stragglers: Stragglers
+    ahead: Ahead | None
     mark: str
 
     @property
@@ -175,6 +182,7 @@ def picture(rotation: Rotation, actor: Actor, now: datetime) -> Picture:
     policy = from_json(rotation.policy)
     seen = observe(rotation, now)
     events = list(rotation.events.all())
+    options = choices(rotation, policy, seen, actor)
     return Picture(
         rotation=rotation,
         policy=policy,
@@ -185,7 +193,10 @@ def picture(rotation: Rotation, actor: Actor, now: datetime) -> Picture:
         outcomes=_outcomes(rotation, seen),
         events=_event_lines(events),
         operations=_calls(rotation),
-        choices=choices(rotation, policy, seen, actor),
+        choices=options,
+        withheld=withheld(rotation, options, actor),
+        stragglers=stragglers(seen.offenders),
+        ahead=ahead(rotation, policy),
         mark=seen_mark(rotation),
     )
 

@@ -23,6 +23,7 @@ class NoticeKind(StrEnum):
     STANDS = "rotation.stands"
     STRAGGLERS = "rotation.stragglers"
     UNDEAD_KEY = "rotation.undead_key"
+    REMINDER = "rotation.reminder"
     EMERGENCY = "rotation.emergency"
     RUN_PROPOSED = "emergency.proposed"
     RUN_STARTED = "emergency.started"

@@ -166,6 +166,12 @@ def _stragglers(f: Facts) -> Words:
     return f"{f.key}: the old key is still in use", body, ADVICE["stragglers"]
 
 
+def _reminder(f: Facts) -> Words:
+    body = f"{f.who} asks you to look: v{f.outgoing} of {f.key} cannot be revoked{_because(f)}"
+    advice = "Restart or update these instances, so that they fetch the new key. Nothing fails until then."
+    return f"{f.key}: your instances still use the old key", body, advice
+
+
 def _undead(f: Facts) -> Words:
     body = f"A key of {f.key} was revoked and lives on{_because(f)}"
     return f"{f.key}: a revoked key still works", body, ADVICE["undead_key"]
@@ -300,6 +306,7 @@ _WRITERS: dict[NoticeKind, Callable[[Facts], Words]] = {
     NoticeKind.LATE: _late,
     NoticeKind.STANDS: _stands,
     NoticeKind.STRAGGLERS: _stragglers,
+    NoticeKind.REMINDER: _reminder,
     NoticeKind.UNDEAD_KEY: _undead,
     NoticeKind.EMERGENCY: _emergency,
     NoticeKind.RUN_PROPOSED: _run_proposed,
