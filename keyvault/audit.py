@@ -47,6 +47,7 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "user:email:set": frozenset({"user"}),
     "provider:created": frozenset({"provider", "driver"}),
     "provider:changed": frozenset({"provider", "fields"}),
+    "provider:tested": frozenset({"provider", "version"}),
     "service:created": frozenset({"service", "provider"}),
     "service:changed": frozenset({"service", "fields"}),
     "consumer:created": frozenset({"consumer"}),

@@ -31,6 +31,7 @@ _SENTENCES: Mapping[str, str] = {
     "user:token:revoked": "revoked the token {hint} of {user}",
     "provider:created": "added the provider {provider}",
     "provider:changed": "changed the provider {provider}",
+    "provider:tested": "tried the provider {provider}",
     "service:created": "added the service {service}",
     "service:changed": "changed the service {service}",
     "consumer:created": "added the consumer {consumer}",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from django.conf import settings
+from django.db import transaction
 
 from keyvault.actors import Actor
 from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError, invalid
-from keyvault.models import Provider
+from keyvault.models import Key, Provider
 from keyvault.services import catalogue
 from rotation import egress
 from rotation.drivers import DRIVERS
@@ -30,11 +33,36 @@ def create_provider(
     return catalogue.create_provider(actor, slug=slug, fields=fields, admin_secret=admin_secret, now=now)
 
 
+def mark_of(provider: Provider) -> str:
+    """What a person saw of a provider: 16 hexadecimal digits over all that can be changed."""
+    told = {name: getattr(provider, name) for name in sorted(catalogue.PROVIDER_FIELDS)}
+    secret = bytes(provider.admin_wrapped_dek or b"")
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode() + secret).hexdigest()[:16]
+
+
+def guards_protected(provider: Provider) -> bool:
+    """Whether a key of a protected environment is sent there."""
+    return Key.objects.filter(service__provider=provider, environment__protected=True).exists()
+
+
+@transaction.atomic
 def change_provider(
-    actor: Actor, provider: Provider, *, fields: Mapping[str, Any], admin_secret: Secret | None, now: datetime
+    actor: Actor,
+    provider: Provider,
+    *,
+    fields: Mapping[str, Any],
+    admin_secret: Secret | None,
+    seen: str = "",
+    now: datetime,
 ) -> Provider:
-    """Change some fields of a provider; the whole must be sound afterwards."""
+    """Change some fields of a provider; the whole must be sound afterwards.
+
+    ``seen``: ``mark_of`` the provider as the person saw it; ``precondition_failed`` where it is another one.
+    """
     actor.demand_admin()
+    provider = Provider.objects.select_for_update(no_key=True).get(pk=provider.pk)
+    if seen and seen != mark_of(provider):
+        raise KeyturnError("precondition_failed", "Somebody else has saved this provider meanwhile.")
     for name, value in fields.items():
         setattr(provider, name, value)
     check_provider(provider)
@@ -59,6 +87,9 @@ def check_provider(provider: Provider) -> None:
         problems |= _sentences("driver_config", check_config(config))
     elif config:
         problems["driver_config"] = [f"The driver {provider.driver} takes no configuration."]
+    link = provider.dashboard_url
+    if link and not (link.startswith(("https://", "http://")) and link.isprintable()):
+        problems["dashboard_url"] = ["Use an address that begins with https://."]
     if problems:
         raise KeyturnError("validation_error", "The request is not valid.", fields=problems)
 
