@@ -35,7 +35,8 @@ def _cell(house: House, route: Route, method: str, caller: str) -> str:
     answer = ask(house, route, method, caller, given)
     told = _told(answer)
     if answer.status_code < 400 or not route.is_api:
-        wrong = [name for name, secret in house.secrets.items() if secret in answer.content.decode()]
+        whole = getattr(answer, "content_whole", b"") if answer.streaming else answer.content
+        wrong = [name for name, secret in house.secrets.items() if secret in whole.decode()]
         # Revealing is one route; whoever gets a secret anywhere else is found here.
         if wrong and not route.template.endswith("/reveal/"):
             return f"{told} SECRET OF {', '.join(wrong)}"
@@ -63,6 +64,9 @@ def ask(house: House, route: Route, method: str, caller: str, given: Mapping[str
             answer = client.get(path, headers=dict(sent["headers"]))
         else:
             answer = client.post(path, dict(given), headers=dict(sent["headers"]))
+        if answer.streaming:
+            # Read while its rows are there; afterwards it is told like any other.
+            setattr(answer, "content_whole", answer.getvalue())  # noqa: B010
         transaction.set_rollback(True)
     return answer
 

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keyvault import clock
+from keyvault.models import Provider
 from rotation.console.choices import seen_mark
+from rotation.console.providerforms import ProviderForm
 from rotation.models import EmergencyRun, Rotation, RotationPolicy
 from rotation.planned import rotation_digest
-from rotation.services import policies, radius, runs
+from rotation.services import policies, providers, radius, runs
 from tests.access.house import PEOPLE, House, actor
 from tests.access.routes import CHOSEN
 
@@ -49,6 +51,12 @@ def _policy(house: House, caller: str) -> Mapping[str, Any]:
     return {"json": changed, "document": changed, "seen": policies.mark_of(row)}
 
 
+def _provider(house: House, caller: str) -> Mapping[str, Any]:
+    row = Provider.objects.get(slug=house.name("/providers/{slug}/edit/", "slug"))
+    shown = {name: value for name, value in ProviderForm.values(row).items() if value not in (None, False)}
+    return {**shown, "name": "Fresh", "seen": providers.mark_of(row)}
+
+
 def _proposal(house: House, caller: str) -> Mapping[str, Any]:
     """With the plan as this caller has seen it; others send the lead's."""
     run = EmergencyRun.objects.get(pk=house.name("/v1/emergency/{run}/confirm/", "run"))
@@ -69,6 +77,10 @@ def _started(house: House, caller: str) -> Mapping[str, Any]:
     return {**_planned(house, caller), "service": "photos", "mode": "replace"}
 
 
+_PROVIDER = {
+    "slug": "fresh", "name": "Fresh", "driver": "manual", "base_url": "https://api.example.org",
+    "auth_header": "X-API-Key", "errors_shape": "flat", "max_job_age": "1 h", "derived_token_life": "0 s",
+}  # fmt: skip
 _SERVICE = {"slug": "fresh", "team": "media", "provider": "internal"}
 _GRANT = {"service": "photos", "environment": "dev", "verbs": ["read"]}
 _VERBS = ("approve", "pause", "resume", "advance", "abort", "confirm-revoked", "force-revoke", "emergency")
@@ -106,6 +118,10 @@ BODIES: dict[str, Body] = {
     "POST /approvals/{rotation_id}/": _decision,
     "POST /approvals/{rotation_id}/break-glass/": _decision,
     "POST /reviews/{approval_id}/": {"verdict": "sound", "note": "as it should be"},
+    "POST /audit/export/": {"form": "csv"},
+    "POST /providers/new/": _PROVIDER,
+    "POST /providers/{slug}/edit/": _provider,
+    "POST /providers/{slug}/test/": {"key": ""},
     "POST /policies/new/": {"slug": "fresh", "json": "{}"},
     "POST /policies/{slug}/edit/": _policy,
     "POST /policies/{slug}/save/": _policy,

@@ -204,7 +204,8 @@ def _around(house: House) -> None:
     stopped = runs.propose(SYSTEM, drawn, reason="reported", now=house.now)
     house.names |= {
         " run_id": str(running.id), " run": str(running.id), " channel": "hook", " policy": "standard",
-        "/channels slug": "hook", "/policies slug": "standard",
+        "/channels slug": "hook", "/policies slug": "standard", "/providers slug": "internal",
+        "/audit sequence": str(AuditEvent.objects.filter(team_id=house.team.id).latest("sequence").sequence),
     }  # fmt: skip
     for template in ("/emergency/{run_id}/confirm run_id", "/v1/emergency/{run}/confirm run"):
         house.names[template] = str(stopped.id)
