@@ -35,6 +35,7 @@ CALLERS = (
 ABSENT = {
     "uuid": str(uuid.UUID(int=1)),
     "text": "absent",
+    "sequence": "999999999",
 }
 SESSION = "keyturn-session"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -66,7 +67,8 @@ class House:
             known = self.name(template, found[1])
             if not absent:
                 return known
-            return ABSENT["uuid"] if _UUID.fullmatch(known) else ABSENT["text"]
+            kind = "uuid" if _UUID.fullmatch(known) else "text"
+            return ABSENT.get(found[1], ABSENT[kind])
 
         return re.sub(r"\{(\w+)\}", fill, template)
 
