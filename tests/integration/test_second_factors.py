@@ -21,6 +21,8 @@ from keyvault.crypto.envelope import IntegrityError
 from keyvault.exceptions import KeyturnError
 from keyvault.models import AuditEvent, SecondFactorSeed, User
 from keyvault.services import rewrap, second_factors
+from rotation.models import KeySchedule
+from tests.browser.furniture import PASSWORD, plain_key
 from tests.integration.console import House, build, client_of
 from tests.integration.signing_in import code_of, confirm, is_in, new_app, sign_in
 
@@ -242,3 +244,16 @@ def test_recovery_codes_alone_are_no_second_factor(settings: Any) -> None:
     lena = User.objects.get(username="lena")
     Authenticator.objects.create(user=lena, type="recovery_codes", data={"seed": "x", "used_mask": 0})
     assert client_of("lena").get("/")["Location"] == "/accounts/2fa/"
+
+
+def test_another_policy_for_a_protected_key_waits_until_it_is_clear_who_asks(house: House) -> None:
+    plain_key(house.service, "dev", "made-up-dev-Xq81mPq04", now=house.now)
+    client, path = client_of("lena"), "/keys/background-removal/{}/policy/"
+    client.post(path.format("dev"), {"policy": "fast"})
+    asked = client.post(path.format("prod"), {"policy": "fast"})["Location"]
+    assert asked == "/accounts/reauthenticate/?next=%2Fkeys%2Fbackground-removal%2Fprod%2Fpolicy%2F"
+    follows = KeySchedule.objects.values_list("key__environment__slug", "policy__slug")
+    assert ("dev", "fast") in follows
+    assert ("prod", "fast") not in follows
+    client.post("/accounts/reauthenticate/", {"password": PASSWORD, "next": path.format("prod")})
+    assert ("prod", "fast") in follows.all()

@@ -19,6 +19,7 @@ from keyvault.actors import Actor
 from keyvault.console.access import actor_of, show_refusal, signed_in
 from keyvault.console.activity import events_for, worth_telling
 from keyvault.console.forms import managed_teams
+from keyvault.console.fresh import confirmed
 from keyvault.console.snippets import key_url, snippets
 from keyvault.console.views.reveal import find_key
 from keyvault.exceptions import KeyturnError
@@ -92,15 +93,22 @@ def _latest_first(rows: list[Reader]) -> dict[str, list[Reader]]:
 @signed_in
 @require_POST
 def assign_policy(request: HttpRequest, service: str, environment: str) -> HttpResponse:
-    """Let the key follow another policy from now on."""
+    """Let the key follow another policy from now on. In a protected environment the password comes first."""
     key = find_key(actor_of(request), service, environment)
+    actor_of(request).demand("manage", key.service.team_id)
+    if key.environment.protected:
+        return confirmed(_assign, resume=True)(request, key)
+    return _assign(request, key)
+
+
+def _assign(request: HttpRequest, key: Key) -> HttpResponse:
     form = PlanForm(request.POST)
     if form.is_valid():
         row = policies.assign_policy(actor_of(request), key, form.cleaned_data["policy"], now=clock.now())
         messages.success(request, f"The key follows {row.policy.slug} from now on.")
     else:
         messages.error(request, "There is no such policy. Choose one of the list.")
-    return redirect("console-key", service=service, environment=environment)
+    return redirect("console-key", service=key.service.slug, environment=key.environment.slug)
 
 
 @sensitive_post_parameters()
