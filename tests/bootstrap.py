@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -84,6 +85,9 @@ def _start_run() -> tuple[Path, Any]:
     os.environ["DATABASE_URL"] = str(server.get_uri())
     return base, server
 
+
+# A shell that runs the suite in its background has it ignore Ctrl-C, and so would every program it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A worker of pytest-xdist inherits what its controller prepared, and takes a data directory of its own.
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "")
