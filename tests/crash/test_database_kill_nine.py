@@ -23,7 +23,7 @@ from tests.stories.world import World
 
 pytestmark = [pytest.mark.serial, pytest.mark.postgresql, pytest.mark.long]
 
-KILLS = scaled("DATABASE_KILLS", 15, 500)
+KILLS = scaled("DATABASE_KILLS", 50, 500)
 LONGEST = 0.3  # seconds that the database lives while somebody works with it
 STEPS_BETWEEN = 2
 

@@ -16,10 +16,11 @@ import psycopg
 import pytest
 
 from keyvault.crypto.keyring import Keyring
+from tests.bootstrap import chosen_database
 from tests.conftest import Tell
 from tests.scale import scaled
 
-ROUNDS = scaled("KILLS", 200, 5_000)
+ROUNDS = scaled("KILLS", 200 if chosen_database() == "postgresql" else 800, 5_000)
 
 
 @pytest.fixture
