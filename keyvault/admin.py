@@ -115,6 +115,7 @@ columns(
 columns(models.Delivery, "at", "consumer", "instance", "label", "status", related=("consumer",))
 columns(models.UsageReport, "received_at", "consumer", "instance", "sequence", related=("consumer",))
 columns(models.UsageLine, "received_at", "consumer", "instance", "credential", "ok", related=("consumer",))
+columns(models.ReportBucket, "minute", "consumer", "instance", "credential", "ok", related=("consumer",))
 columns(models.UsageBucket, "minute", "consumer", "instance", "deliveries", related=("consumer",))
 columns(models.LastDelivery, "last_at", "consumer", "instance", related=("consumer",))
 columns(models.LastUse, "last_at", "consumer", "instance", related=("consumer",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 
 from keyvault import clock
-from keyvault.services import changes, replies, usage
+from keyvault.services import changes, replies, retention, usage
 
 
 @shared_task(name="keyvault.tasks.roll_up")
@@ -15,3 +15,9 @@ def roll_up() -> int:
     replies.forget_expired(now=now)
     changes.prune()
     return usage.roll_up()
+
+
+@shared_task(name="keyvault.tasks.tidy")
+def tidy() -> dict[str, int]:
+    """Sum up old usage reports and forget what is too old; returns how many rows of each sort went."""
+    return retention.tidy(clock.now())

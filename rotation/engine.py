@@ -41,6 +41,7 @@ from rotation.facts import (
     Verb,
     Wait,
 )
+from rotation.minutes import minutes_document
 from rotation.models import KeySchedule, Operation, Rotation, RotationEvent, RotationRecord
 from rotation.notices.writing import note
 from rotation.observe import observe, snapshot
@@ -359,6 +360,8 @@ def _finish(rotation: Rotation, now: datetime, *, check_at: datetime | None) -> 
     rotation.paused = False
     rotation.attention = rotation.attention_reason = ""
     rotation.attention_verbs = []
+    minutes = minutes_document(rotation, now)
+    RotationRecord.objects.update_or_create(rotation=rotation, defaults={"minutes": minutes})
     schedule = KeySchedule.objects.select_for_update().filter(key=rotation.key_id).first()
     if schedule is not None:
         if rotation.stage == Stage.SUCCEEDED:

@@ -177,6 +177,7 @@ class RotationRecord(models.Model):
         Rotation, primary_key=True, on_delete=models.CASCADE, related_name="record"
     )
     plan = models.JSONField(null=True, blank=True)  # what ``plan.plan`` told when it started
+    minutes = models.JSONField(null=True, blank=True)  # reported requests, when it finished
     proof = models.JSONField(null=True, blank=True)  # the quiet proof as it stood when the revoke began
 
 

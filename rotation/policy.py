@@ -152,6 +152,7 @@ PRESETS: Mapping[str, Policy] = {
     "cutover": CUTOVER,
 }
 
+LONGEST_WINDOW = timedelta(hours=12)  # reports are kept one by one for so long that windows of this fit
 _OPTIONAL_DURATIONS = ("interval", "force_after", "max_age", "rehearsal")
 _AT_LEAST_A_SECOND = (
     "deadline",
@@ -205,6 +206,8 @@ def from_json(document: Mapping[str, Any], *, base: Policy = STANDARD) -> Policy
     policy = replace(base, **changes)
     if set(policy.canaries) & set(policy.pinned):
         raise PolicyError("pinned", "A consumer cannot be both canary and pinned.")
+    if policy.window > LONGEST_WINDOW:
+        raise PolicyError("window", "Use at most 12 hours (PT12H).")
     if policy.cutover and len(policy.steps) > 1:
         raise PolicyError("steps", "In a cutover there is nothing to shift: use one step of 100.")
     return policy

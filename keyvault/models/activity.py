@@ -94,6 +94,7 @@ class UsageReport(UUIDModel):
                 fields=["consumer", "key", "instance", "sequence"], name="usage_report_once"
             )
         ]
+        indexes = [models.Index(fields=["received_at"], name="usage_report_received")]
 
 
 class UsageLine(models.Model):
@@ -123,6 +124,33 @@ class UsageLine(models.Model):
             models.Index(fields=["version", "to_at"], name="usage_version_to"),
             # What came since somebody last looked, also where it tells of long ago.
             models.Index(fields=["version", "received_at"], name="usage_version_received"),
+        ]
+
+
+class ReportBucket(models.Model):
+    """Usage reports of some days ago, summed up by the minute in which each ended; their lines are gone."""
+
+    key = models.ForeignKey(Key, **_UNCHECKED)
+    version = models.ForeignKey(KeyVersion, **_UNCHECKED)
+    consumer = models.ForeignKey(Consumer, **_UNCHECKED)
+    instance = models.CharField(max_length=128)
+    credential = models.CharField(max_length=16)  # key | access_token
+    minute = models.DateTimeField()
+    ok = models.PositiveBigIntegerField(default=0)
+    auth_invalid = models.PositiveBigIntegerField(default=0)
+    auth_missing = models.PositiveBigIntegerField(default=0)
+    rate_limited = models.PositiveBigIntegerField(default=0)
+    not_found_job = models.PositiveBigIntegerField(default=0)
+    client_error = models.PositiveBigIntegerField(default=0)
+    server_error = models.PositiveBigIntegerField(default=0)
+    timeout = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            # In this order it is also the index for a span of time of one version.
+            models.UniqueConstraint(
+                fields=["version", "minute", "consumer", "instance", "credential"], name="report_bucket_once"
+            )
         ]
 
 

@@ -49,6 +49,9 @@ KEYTURN_EMERGENCY_CAP = env.int("KEYTURN_EMERGENCY_CAP", 100)
 KEYTURN_EMERGENCY_PROVIDER_CAP = env.int("KEYTURN_EMERGENCY_PROVIDER_CAP", 20)
 # Whether a reported leak that is ours starts an emergency by itself; else a lead has to confirm it.
 KEYTURN_LEAK_REPORTS_START = env.bool("KEYTURN_LEAK_REPORTS_START", False)
+# Days for which deliveries are kept one by one, and what was counted by the minute.
+KEYTURN_DELIVERIES_KEPT = max(8, env.int("KEYTURN_DELIVERIES_KEPT", 90))
+KEYTURN_USAGE_KEPT = max(8, env.int("KEYTURN_USAGE_KEPT", 400))
 KEYTURN_EGRESS_ALLOW = frozenset(env.list("KEYTURN_EGRESS_ALLOW", default=[]))
 KEYTURN_TRUSTED_PROXIES = parse_networks(env.list("KEYTURN_TRUSTED_PROXIES", default=[]))
 KEYTURN_HEARTBEAT_MAX_AGE = env.int("KEYTURN_HEARTBEAT_MAX_AGE", max(30, 3 * KEYTURN_TICK))

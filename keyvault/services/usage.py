@@ -238,14 +238,15 @@ def _newest(model: type[Delivery] | type[Verification]) -> int:
     return newest or 0
 
 
-def _lock_mark() -> FoldMark:
+def lock_mark() -> FoldMark:
+    """The mark, locked: whoever folds has it."""
     return FoldMark.objects.select_for_update().get_or_create(id=1)[0]
 
 
 @transaction.atomic
 def _fold_deliveries(newest: int, batch: int) -> int:
     """Fold one batch up to the id ``newest``; returns how many."""
-    mark = _lock_mark()
+    mark = lock_mark()
     rows = Delivery.objects.filter(id__gt=mark.delivery_id, id__lte=newest).order_by("id")[:batch]
     chosen = rows.aggregate(n=Count("id"), last=Max("id"))
     if chosen["n"]:
@@ -260,7 +261,7 @@ def _fold_deliveries(newest: int, batch: int) -> int:
 @transaction.atomic
 def _fold_verifications(newest: int, batch: int) -> bool:
     """Fold and delete one batch up to the id ``newest``; returns whether there was any."""
-    _lock_mark()
+    lock_mark()
     rows = Verification.objects.filter(id__lte=newest).order_by("id")[:batch]
     last = rows.aggregate(last=Max("id"))["last"]
     if last is None:

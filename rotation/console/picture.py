@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-from django.db.models import Sum
 
 from keyvault.actors import SYSTEM, Actor
-from keyvault.models import UsageLine
 from keyvault.models.activity import OUTCOMES
 from rotation.console.ahead import Ahead, ahead
 from rotation.console.choices import Choice, choices, seen_mark
@@ -20,6 +16,7 @@ from rotation.console.traffic import Traffic, traffic
 from rotation.console.withheld import Withheld, withheld
 from rotation.facts import ROUTINE, Counts, Observations, Stage
 from rotation.gather import ROUTINE_CALLS
+from rotation.minutes import totals, versions_of
 from rotation.models import Operation, Rotation, RotationEvent
 from rotation.observe import observe
 from rotation.policy import Policy, from_json
@@ -57,6 +54,8 @@ EVENT_WORDS: Mapping[str, str] = {
     "resumed": "Resumed",
     "advanced": "Moved on by hand",
     "extended": "Given more time",
+    "gap": "No key from here on",
+    "gap:over": "The new key works",
     "attention": "A person is needed",
     "attention:cleared": "Taken care of",
     "approved": "Approved",
@@ -190,7 +189,7 @@ def picture(rotation: Rotation, actor: Actor, now: datetime) -> Picture:
         stops=rail(rotation, policy, events),
         traffic=traffic(rotation, events, now),
         shares=_shares(seen, rotation),
-        outcomes=_outcomes(rotation, seen),
+        outcomes=_outcomes(rotation, seen, now),
         events=_event_lines(events),
         operations=_calls(rotation),
         choices=options,
@@ -211,9 +210,12 @@ def _shares(seen: Observations, rotation: Rotation) -> list[ShareLine]:
     ]
 
 
-def _outcomes(rotation: Rotation, seen: Observations) -> list[OutcomeLine]:
-    totals = _totals(rotation)
-    old, new = totals.get(rotation.outgoing_id, Counts()), totals.get(rotation.incoming_id, Counts())
+def _outcomes(rotation: Rotation, seen: Observations, now: datetime) -> list[OutcomeLine]:
+    sums = totals(versions_of(rotation), rotation.created_at, now)
+    old, new = (
+        sums.get(pk, Counts()) if pk is not None else Counts()
+        for pk in (rotation.outgoing_id, rotation.incoming_id)
+    )
     found = []
     for name in OUTCOMES:
         line = OutcomeLine(
@@ -226,25 +228,6 @@ def _outcomes(rotation: Rotation, seen: Observations) -> list[OutcomeLine]:
         )
         found.append(line)
     return found
-
-
-def _totals(rotation: Rotation) -> dict[object, Counts]:
-    """What was reported per version since the rotation started."""
-    lines = UsageLine.objects.filter(
-        version_id__in=[pk for pk in (rotation.outgoing_id, rotation.incoming_id) if pk],
-        to_at__gte=rotation.created_at,
-    )
-    rows = (
-        lines.order_by().values("version_id", "credential").annotate(**{name: Sum(name) for name in OUTCOMES})
-    )
-    sums: dict[object, dict[str, int]] = {}
-    for row in (dict[str, Any](found) for found in rows):
-        into = sums.setdefault(row["version_id"], dict.fromkeys(OUTCOMES, 0))
-        for name in OUTCOMES:
-            # A 401 to an access token tells of its paths or its age, not of the key.
-            scoped = row["credential"] != "key" and name in ("auth_invalid", "auth_missing")
-            into["client_error" if scoped else name] += row[name]
-    return {version: Counts(**counts) for version, counts in sums.items()}
 
 
 def _event_lines(events: Sequence[RotationEvent]) -> list[EventLine]:

@@ -5,7 +5,6 @@ Reads the requests that consumers reported; where nobody reports, our own delive
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,6 +18,7 @@ from keyvault.console.templatetags.keyturn import span
 from keyvault.models import UsageLine
 from keyvault.models.activity import OUTCOMES
 from rotation.facts import Stage
+from rotation.minutes import summed_up, versions_of
 from rotation.models import Rotation, RotationEvent
 
 # Lengths of a slice in seconds; the first that gives no more than MOST_BINS is taken, so that bars stand for
@@ -163,26 +163,19 @@ def _trunc(time: Axis) -> type[TruncHour | TruncMinute | TruncSecond]:
     return TruncMinute if time.seconds < 3600 else TruncHour
 
 
-def _versions(rotation: Rotation) -> list[uuid.UUID]:
-    return [pk for pk in (rotation.outgoing_id, rotation.incoming_id) if pk is not None]
-
-
 def _reported(rotation: Rotation, time: Axis) -> Iterable[Sample]:
     total = sum((F(name) for name in OUTCOMES[1:]), F(OUTCOMES[0]))
     failed = sum((F(name) for name in FAILURES[1:]), F(FAILURES[0]))
-    return (
-        UsageLine.objects.filter(
-            version_id__in=_versions(rotation), to_at__gte=time.start, to_at__lte=time.end
-        )
-        .annotate(slot=_trunc(time)("to_at"))
-        .values_list("version_id", "slot")
-        .annotate(n=Sum(total), bad=Sum(failed))
-        .order_by()
-    )
+    lines = UsageLine.objects.filter(
+        version_id__in=versions_of(rotation), to_at__gte=time.start, to_at__lte=time.end
+    ).annotate(slot=_trunc(time)("to_at"))
+    minutes = summed_up(versions_of(rotation), time.start, time.end).annotate(slot=F("minute"))
+    for rows in (lines, minutes):
+        yield from (rows.values_list("version_id", "slot").annotate(n=Sum(total), bad=Sum(failed)).order_by())
 
 
 def _delivered(rotation: Rotation, time: Axis) -> Iterable[Sample]:
-    versions = _versions(rotation)
+    versions = versions_of(rotation)
     counted = readers.per_minute(rotation.key_id, time.start, time.end)
     return ((version, minute, n, 0) for version, minute, n in counted if version in versions)
 

@@ -7,19 +7,16 @@ format is described in docs/evidence.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
-
-from django.db.models import Sum
-from django.db.models.functions import TruncMinute
 
 from keyvault.crypto.evidence import FORMAT, VERSION, sign_evidence
 from keyvault.exceptions import KeyturnError
 from keyvault.keystore import installation_id, keys
-from keyvault.models import AuditEvent, KeyVersion, UsageLine
-from keyvault.models.activity import OUTCOMES
-from rotation.facts import FAILURES, Kind, Stage
+from keyvault.models import AuditEvent, KeyVersion
+from rotation.facts import Kind, Stage
+from rotation.minutes import minutes_document
 from rotation.models import Operation, Rotation, RotationEvent, RotationRecord
 from rotation.services.verbs import verbs_of
 
@@ -53,7 +50,7 @@ def evidence_of(rotation: Rotation) -> Document:
         "steps": list(_steps(events)),
         "operations": [_operation(row) for row in operations if row.kind != Kind.PROBE],
         "probes": [_probe(row) for row in operations if row.kind == Kind.PROBE and row.finished_at],
-        "windows": {"length": "PT1M", "minutes": _minutes(rotation, finished_at)},
+        "windows": {"length": "PT1M", "minutes": _minutes(rotation, record, finished_at)},
         "proof": record.proof if record is not None else None,
         "audit": _audit(rotation),
     }
@@ -187,46 +184,12 @@ def _probe(row: Operation) -> Document:
     }
 
 
-def _minutes(rotation: Rotation, finished_at: datetime) -> list[Document]:
-    """Reported requests of both versions by the minute, as they were known when the rotation finished."""
-    sides = {rotation.outgoing_id: "outgoing", rotation.incoming_id: "incoming"}
-    rows = (
-        UsageLine.objects.filter(
-            version_id__in=[version for version in sides if version is not None],
-            to_at__gte=rotation.created_at,
-            to_at__lte=finished_at,
-            received_at__lte=finished_at,
-        )
-        .annotate(minute=TruncMinute("to_at"))
-        .order_by()
-        .values("minute", "version_id", "credential")
-        .annotate(**{name: Sum(name) for name in OUTCOMES})
-    )
-    found: dict[datetime, dict[str, dict[str, int]]] = {}
-    for row in rows:
-        counts = found.setdefault(row["minute"], {}).setdefault(sides[row["version_id"]], {})
-        for name, n in _judged(row):
-            counts[name] = counts.get(name, 0) + n
-    return [
-        {"minute": _at(minute), **{side: _rate(counts) for side, counts in sorted(by_side.items())}}
-        for minute, by_side in sorted(found.items())
-    ]
-
-
-def _judged(row: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
-    """The counts as the verdict takes them: a 401 to an access token is the caller's own error."""
-    for name in OUTCOMES:
-        scoped = row["credential"] != "key" and name in ("auth_invalid", "auth_missing")
-        if row[name]:
-            yield "client_error" if scoped else name, row[name]
-
-
-def _rate(counts: Mapping[str, int]) -> Document:
-    return {
-        "requests": sum(counts.values()),
-        "errors": sum(counts.get(name, 0) for name in FAILURES),
-        "outcomes": dict(counts),
-    }
+def _minutes(rotation: Rotation, record: RotationRecord | None, finished_at: datetime) -> list[Document]:
+    """As they were known when the rotation finished: what came later, or was forgotten, changes nothing."""
+    if record is None or record.minutes is None:
+        return minutes_document(rotation, finished_at)
+    kept: list[Document] = record.minutes
+    return kept
 
 
 def _audit(rotation: Rotation) -> Document:
