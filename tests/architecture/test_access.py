@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
 import pytest
 from django.db import transaction
@@ -14,9 +11,9 @@ from pytest_django import DjangoDbBlocker
 from keyvault import clock
 from tests.access.asking import UNSAFE, lines
 from tests.access.house import CALLERS, House, build
+from tests.access.reviewed import name_of, reviewed
 from tests.access.routes import routes
 
-FILE = Path(__file__).parents[1] / "access" / "answers.csv"
 GROUPS = ("accounts", "api-custody", "api-rotation", "pages-custody", "pages-rotation", "project", "records")
 # One set-up for each half, so that two workers share the work.
 HALVES = {group: "access-pages" if group.startswith("pages") else "access-rest" for group in GROUPS}
@@ -50,18 +47,6 @@ NOT_HERE = (
     "/v1/keys/{service}/{environment}/reveal/",
 )
 
-Line = dict[str, str]
-
-
-@cache
-def reviewed() -> tuple[Line, ...]:
-    with FILE.open(encoding="utf-8", newline="") as file:
-        return tuple(csv.DictReader(file))
-
-
-def _name(line: Line) -> str:
-    return f"{line['method']} {line['route']}"
-
 
 @pytest.fixture(scope="module")
 def house(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[House]:
@@ -75,12 +60,12 @@ def house(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator
     "group", [pytest.param(group, marks=pytest.mark.xdist_group(HALVES[group])) for group in GROUPS]
 )
 def test_everybody_gets_the_answer_that_was_reviewed(house: House, group: str) -> None:
-    known = {_name(line): line for line in reviewed()}
+    known = {name_of(line): line for line in reviewed()}
     other = []
     for line in lines(house, [route for route in routes() if route.group == group]):
-        expected = known.get(_name(line), {})
+        expected = known.get(name_of(line), {})
         other += [
-            f"{_name(line)} as {caller}: {line[caller]}, reviewed: {expected.get(caller)}"
+            f"{name_of(line)} as {caller}: {line[caller]}, reviewed: {expected.get(caller)}"
             for caller in CALLERS
             if line[caller] != expected.get(caller)
         ]
@@ -89,7 +74,7 @@ def test_everybody_gets_the_answer_that_was_reviewed(house: House, group: str) -
 
 def test_every_route_is_in_the_file_and_nothing_else() -> None:
     there = [f"{method} {route.template}" for route in routes() for method in route.methods]
-    assert [_name(line) for line in reviewed()] == there
+    assert [name_of(line) for line in reviewed()] == there
     assert {route.group for route in routes()} == set(GROUPS)
     assert sum(line[caller] != "-" for line in reviewed() for caller in CALLERS) >= 1000
 
@@ -101,7 +86,10 @@ def test_no_answer_is_a_mistake_of_ours() -> None:
 
 def test_a_secret_is_in_no_answer_but_the_reveal() -> None:
     shown = {
-        (_name(line), caller) for line in reviewed() for caller in CALLERS if "ecret" in line[caller].lower()
+        (name_of(line), caller)
+        for line in reviewed()
+        for caller in CALLERS
+        if "ecret" in line[caller].lower()
     }
     reveal = "POST /keys/{service}/{environment}/reveal/"
     assert shown == {(reveal, "lead"), (reveal, "admin")}
@@ -111,7 +99,7 @@ def test_a_secret_is_in_no_answer_but_the_reveal() -> None:
 def test_who_only_looks_changes_nothing(caller: str) -> None:
     """A stranger, who is a lead elsewhere, sees forms of their own team, but changes nothing of this one."""
     done = [
-        _name(line)
+        name_of(line)
         for line in reviewed()
         if line["method"] in UNSAFE
         and line[caller] in DONE
@@ -132,7 +120,7 @@ LOOKING = (
 def test_what_can_be_done_at_all_is_done_by_somebody() -> None:
     """Else the line does not show who may do it: ``tests/access/bodies.py`` sends too little."""
     undone = [
-        _name(line)
+        name_of(line)
         for line in reviewed()
         if line["method"] in UNSAFE
         and line["route"] not in NOT_HERE
@@ -145,7 +133,7 @@ def test_what_can_be_done_at_all_is_done_by_somebody() -> None:
 
 def test_a_strangers_thing_looks_as_if_it_were_not_there() -> None:
     different = [
-        _name(line)
+        name_of(line)
         for line in reviewed()
         if "{" in line["route"]
         and not line["route"].startswith(EVERYBODYS)
@@ -179,5 +167,5 @@ def test_signed_out_means_the_entrance_everywhere() -> None:
 def test_a_refusal_comes_before_the_question_for_the_password() -> None:
     for line in reviewed():
         if line["stale"] == "password" and not line["route"].startswith("/accounts/"):
-            assert line["viewer"] in ("403", "404", "200"), _name(line)
-            assert line["lead"] != "password", _name(line)
+            assert line["viewer"] in ("403", "404", "200"), name_of(line)
+            assert line["lead"] != "password", name_of(line)
