@@ -19,7 +19,7 @@ from keyvault.domain import OrganisationRole, Role
 from keyvault.integrity import sign
 from keyvault.keystore import keys
 from keyvault.models import AuditEvent, Environment, Heartbeat, Provider, Service, Team, User, UserToken
-from keyvault.services import catalogue, consumers, people
+from keyvault.services import catalogue, consumers, people, setup_links
 from rotation import operations
 from rotation.facts import OperationState
 from rotation.models import Approval, Operation, Rotation, RotationPolicy
@@ -36,7 +36,7 @@ CALLERS = (
 ABSENT = {
     "uuid": str(uuid.UUID(int=1)),
     "text": "absent",
-    "sequence": "999999999",
+    "number": "999999",
 }
 SESSION = "keyturn-session"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -68,8 +68,8 @@ class House:
             known = self.name(template, found[1])
             if not absent:
                 return known
-            kind = "uuid" if _UUID.fullmatch(known) else "text"
-            return ABSENT.get(found[1], ABSENT[kind])
+            kind = "uuid" if _UUID.fullmatch(known) else "number" if known.isdecimal() else "text"
+            return ABSENT[kind]
 
         return re.sub(r"\{(\w+)\}", fill, template)
 
@@ -87,6 +87,7 @@ def build(now: datetime) -> House:
     _custody(house)
     _rotations(house)
     _around(house)
+    _people(house)
     _sign_in(house)
     return house
 
@@ -220,6 +221,22 @@ def _around(house: House) -> None:
     }  # fmt: skip
 
 
+def _people(house: House) -> None:
+    """The viewer as others see them, and a link for somebody new."""
+    viewer = User.objects.get(username="viewer")
+    link, secret = setup_links.invite(
+        actor("lead"), house.team, username="newcomer", role=Role.VIEWER, now=house.now
+    )
+    house.secrets["link"] = secret.expose()
+    event = AuditEvent.objects.filter(team_id=house.team.id).latest("sequence")
+    house.names |= {
+        "/team slug": "imaging", "/team member_id": str(house.team.memberships.get(user=viewer).id),
+        "/team link_id": str(link.id), "/people user_id": str(viewer.pk),
+        "/audit sequence": str(event.sequence), "/join token": "made-up",
+        "/accounts/sso provider_id": "made-up",
+    }  # fmt: skip
+
+
 # Callers -------------------------------------------------------------------------------------------
 
 
@@ -227,7 +244,9 @@ def _sign_in(house: House) -> None:
     for name in PEOPLE:
         user = User.objects.get(username=name)
         house.sessions[name] = _session(user, confirmed=True)
-        _, token = people.create_user_token(user, expires_at=house.now + HOUR, now=house.now)
+        row, token = people.create_user_token(user, expires_at=house.now + HOUR, now=house.now)
+        if name == "lead":
+            house.names["/profile token_id"] = str(row.id)
         house.tokens[name] = token.expose()
     lead = User.objects.get(username="lead")
     house.sessions["absent"] = house.sessions["lead"]

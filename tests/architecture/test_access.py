@@ -20,7 +20,7 @@ HALVES = {group: "access-pages" if group.startswith("pages") else "access-rest" 
 DONE = ("200", "201", "202", "204", "302", "200 secret")
 
 # What anybody who is signed in may do, and nobody else's business.
-ONES_OWN = ("/accounts/", "/channels/my-mail/", "/leaks/new/", "/v1/leaks/")
+ONES_OWN = ("/accounts/", "/profile/", "/channels/my-mail/", "/leaks/new/", "/v1/leaks/")
 # Descriptions that belong to nobody: whoever is signed in may look at them.
 EVERYBODYS = (
     "/policies/",
@@ -32,14 +32,18 @@ EVERYBODYS = (
 )
 # Django's admin answers a POST to a page that it only shows as if it were a GET.
 SHOWN = ("/admin/",)
-# Nobody gets through, whatever is sent: links that are made up, verbs that no rotation of the house takes
-# just now, and the reveal, which no token can ask for.
+# Nobody gets through, whatever is sent: links that are made up, things that are not there, verbs that no
+# rotation of the house takes just now, and the reveal, which no token can ask for.
 NOT_HERE = (
     "/setup/{token}/",
+    "/join/{token}/",
+    "/demo-data/remove/",
+    "/people/{user_id}/second-factor/",
     "/rotations/{rotation_id}/advance/",
     "/rotations/{rotation_id}/confirm-revoked/",
     "/rotations/{rotation_id}/force-revoke/",
     "/rotations/{rotation_id}/no-verb/",
+    "/rotations/{rotation_id}/remind/{consumer}/",
     "/emergency/{run_id}/no-verb/",
     "/v1/rotations/{rotation}/advance/",
     "/v1/rotations/{rotation}/confirm-revoked/",
@@ -109,7 +113,7 @@ def test_who_only_looks_changes_nothing(caller: str) -> None:
     assert [name for name in done if name not in LOOKING] == []
 
 
-# POSTs that only lead elsewhere or draw a plan.
+# POSTs that only lead elsewhere, draw a plan, or hand out what the caller may read.
 LOOKING = (
     "POST /audit/export/",
     "POST /emergency/",
@@ -153,6 +157,7 @@ def test_signed_out_means_the_entrance_everywhere() -> None:
         "/metrics",
         "/readyz",
         "/setup/{token}/",
+        "/join/{token}/",
         "/v1/docs/",
         "/v1/schema/",
     }
@@ -166,6 +171,6 @@ def test_signed_out_means_the_entrance_everywhere() -> None:
 
 def test_a_refusal_comes_before_the_question_for_the_password() -> None:
     for line in reviewed():
-        if line["stale"] == "password" and not line["route"].startswith("/accounts/"):
+        if line["stale"] == "password" and not line["route"].startswith(ONES_OWN):
             assert line["viewer"] in ("403", "404", "200"), name_of(line)
             assert line["lead"] != "password", name_of(line)

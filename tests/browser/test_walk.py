@@ -24,7 +24,13 @@ from tests.browser.conftest import Visit, Visitor
 from tests.browser.furniture import Scene
 
 # Files and figures for programs: there is nothing on a screen.
-NO_SCREENS = ("/rotations/{rotation_id}/evidence/", "/livez", "/readyz", "/metrics", "/admin/jsi18n/")
+NO_SCREENS = (
+    "/rotations/{rotation_id}/evidence/",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/admin/jsi18n/",
+)
 SEEN = {"200": 200, "403": 403, "404": 404}
 AXE = AXE_FILE_PATH.read_text(encoding="utf-8")
 # Django's admin has a look of its own; what it must keep is the content policy.
