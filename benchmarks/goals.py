@@ -26,6 +26,9 @@ class Measured(Protocol):
 
 Rounds = Mapping[str, Sequence[Measured]]
 
+# Of the console, as benchmarks.pages asks for them.
+PAGES = ("overview", "matrix", "keys", "search", "key", "rotation", "audit")
+
 # Connections -> records in a commit: what arrives while one is under way goes with the next.
 LEAST = {1: 1, 8: 4, 64: 32}
 
@@ -128,6 +131,8 @@ class Beside:
     due: int = 0  # rotations that one process looked at in ``due_seconds``
     due_seconds: float = 0.0
     commits: Mapping[int, float] = field(default_factory=dict)  # microseconds by the number of records
+    pages: Mapping[str, float] = field(default_factory=dict)  # p95 in milliseconds, by the name of the page
+    page_keys: int = 0
 
 
 def least(rounds: Rounds, beside: Beside, connections: int, records: int) -> Sequence[Measured]:
@@ -200,6 +205,16 @@ def table(rounds: Rounds, beside: Beside) -> list[Line]:
         Line("cold start to the first answer, set up before", _some(beside.warm_starts), 3, False, "s"),
         Line(f"idle tick, {keys} keys", _some(beside.idle_ticks), 5, False, "ms"),
         Line("10,000 due rotations, one process", _one(_for_ten_thousand(beside)), 60, False, "s"),
+        *(
+            Line(
+                f"console: {page}, {beside.page_keys:,} keys, p95",
+                _one(beside.pages.get(page, 0.0)),
+                150,
+                False,
+                "ms",
+            )
+            for page in PAGES
+        ),
     ]
 
 

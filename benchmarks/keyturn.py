@@ -184,8 +184,10 @@ _LARGE_TABLES = (
 )
 # Every key has its schedule, far from due: that is what an idle tick looks through.
 _SCHEDULES = """
-INSERT INTO rotation_keyschedule (id, key_id, policy_id, next_rotation_at)
-SELECT gen_random_uuid(), key.id, policy.id, now() + interval '30 days' + random() * interval '60 days'
+INSERT INTO rotation_keyschedule
+       (id, key_id, policy_id, next_rotation_at, trigger, reason, held_code, held_reason)
+SELECT gen_random_uuid(), key.id, policy.id, now() + interval '30 days' + random() * interval '60 days',
+       'schedule', '', '', ''
   FROM keyvault_key AS key, rotation_rotationpolicy AS policy WHERE policy.slug = 'standard'
 """
 

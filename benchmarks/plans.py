@@ -38,8 +38,8 @@ PLANS: Sequence[Plan] = (
     Plan("large-hot-64", "delivery, {keys} keys, 1,000 asked", "large-hot"),
     Plan("large-any-64", "delivery, {keys} keys, any asked", "large-any"),
 )
-STARTS, TICK, DUE, COMMIT = "starts", "tick", "due", "commit"
-EXTRAS = (STARTS, TICK, DUE, COMMIT)
+STARTS, TICK, DUE, COMMIT, CONSOLE = "starts", "tick", "due", "commit", "console"
+EXTRAS = (STARTS, TICK, DUE, COMMIT, CONSOLE)
 NAMES = (*(plan.name for plan in PLANS), *EXTRAS)
 
 
@@ -57,6 +57,8 @@ class Scale:
     beats: int = 30
     due: int = 10_000  # rotations; as many keys of the large installation are in the middle of a shift
     commits: int = 2_000  # of each size
+    pages: int = 100_000  # keys of the installation whose pages are asked for
+    views: int = 60  # of each page
 
     @property
     def warm_up(self) -> int:
@@ -64,7 +66,7 @@ class Scale:
 
 
 FULL = Scale(keys=1_000_000, hot=10_000, rounds=5, seconds=3, starts=5)
-QUICK = Scale(keys=20_000, hot=2_000, rounds=3, seconds=1, starts=1, due=200)
+QUICK = Scale(keys=20_000, hot=2_000, rounds=3, seconds=1, starts=1, due=200, pages=20_000, views=20)
 
 
 def chosen(only: Collection[str]) -> list[Plan]:
@@ -85,5 +87,5 @@ def needed(plans: Collection[Plan], extras: Collection[str]) -> set[str]:
         "large-hot": "large",
         "large-any": "large",
     }
-    beside = {TICK: "large", DUE: "large", COMMIT: "main"}
+    beside = {TICK: "large", DUE: "large", COMMIT: "main", CONSOLE: "pages"}
     return {by_target[plan.target] for plan in plans} | {beside[name] for name in extras if name in beside}

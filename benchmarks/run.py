@@ -13,7 +13,7 @@ from benchmarks.goals import Beside
 from benchmarks.keyturn import cold_start
 from benchmarks.load import Loader
 from benchmarks.measure import Bench, Case, Results
-from benchmarks.plans import COMMIT, DUE, EXTRAS, STARTS, TICK, Plan, Scale, chosen, needed
+from benchmarks.plans import COMMIT, CONSOLE, DUE, EXTRAS, STARTS, TICK, Plan, Scale, chosen, needed
 from benchmarks.postgres import PostgreSQL
 from benchmarks.processes import Cores, Failed, Memory, Processes, running_on
 from benchmarks.profiling import Hot, sample
@@ -107,6 +107,8 @@ class Run:
             with running_on(self.cores.server):
                 printed = processes.run("committing", command, main.environment)
             self.beside = replace(self.beside, commits={int(n): us for n, us in json.loads(printed).items()})
+        if CONSOLE in self._extras:
+            self._pages(scene, processes)
         large = scene.installations.get("large")
         if large is None:
             return
@@ -121,6 +123,14 @@ class Run:
             command = large.module("benchmarks.advancing", str(self.scale.due))
             told = json.loads(processes.run("advancing", command, large.environment))
             self.beside = replace(self.beside, due=told["rotations"], due_seconds=told["seconds"])
+
+    def _pages(self, scene: Scene, processes: Processes) -> None:
+        say("pages of the console")
+        place = scene.installations["pages"]
+        command = place.module("benchmarks.pages", str(self.scale.views))
+        with running_on(self.cores.server):
+            told = json.loads(processes.run("pages", command, place.environment))
+        self.beside = replace(self.beside, pages=told, page_keys=self.scale.pages)
 
     def _starts(self, processes: Processes) -> None:
         say("cold starts")

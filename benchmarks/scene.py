@@ -60,6 +60,7 @@ class Scene:
             "main": Size(self._scale.hot, self._scale.hot, self._scale.hot // self._scale.shifting),
             "small": Size(self._scale.small, self._scale.small),
             "large": Size(self._scale.keys, self._scale.small, self._scale.keys // self._scale.due),
+            "pages": Size(self._scale.pages, self._scale.small, 100),
         }
         for name in [name for name in sizes if name in wanted]:
             self._say(f"seeding {sizes[name].keys:,} keys ({name})")

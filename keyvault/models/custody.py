@@ -203,6 +203,11 @@ class KeyVersion(UUIDModel):
             models.Index(
                 fields=["expires_at"], condition=Q(expires_at__isnull=False), name="version_expires"
             ),
+            models.Index(
+                fields=["compromised_at"],
+                condition=Q(compromised_at__isnull=False),
+                name="version_compromised",
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=["key", "number"], name="version_number_once"),

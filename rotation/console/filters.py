@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from django.db.models import Model, Q, QuerySet
@@ -26,12 +27,30 @@ def narrowed(text: str, *, service: str, environment: str) -> Q:
     ``service`` and ``environment`` are the paths to the two slugs.
     """
     found = Q()
-    for word in text.split()[:8]:
+    for word in text.lower().split()[:8]:  # slugs are in lower case, and so is found what is written there
         name, _, place = word.partition("/")
-        found &= Q(**{f"{service}__icontains": name})
+        found &= Q(**{f"{service}__contains": name})
         if place:
             found &= Q(**{f"{environment}__startswith": place})
     return found
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many rows there are; beyond ``most`` not exactly, for that would mean to visit them all."""
+
+    number: int
+    most: int
+
+    def __bool__(self) -> bool:
+        return self.number > 0
+
+    def __str__(self) -> str:
+        return f"{self.number:,}" if self.number <= self.most else f"{self.most:,}+"
+
+
+def counted(rows: QuerySet[Any], most: int = 1_000) -> Count:
+    return Count(rows.order_by().values("pk")[: most + 1].count(), most)
 
 
 def paged(request: HttpRequest, rows: QuerySet[Row], wanted: Mapping[str, str]) -> tuple[list[Row], Any]:

@@ -62,6 +62,15 @@ def test_keys_are_narrowed_by_what_stands_in_the_address(
     assert listed(client_of("lena"), "/keys/", **wanted) == found
 
 
+def test_beyond_a_limit_a_count_says_so_instead_of_visiting_every_row(house: House) -> None:
+    rows = Key.objects.all()
+    exact, capped = filters.counted(rows, 5), filters.counted(rows, 4)
+    assert (str(exact), str(capped)) == ("5", "4+")
+    assert bool(filters.counted(rows.none())) is False
+    page = client_of("lena").get("/").content.decode()
+    assert re.search(r'show=overdue"><span class="name">Overdue</span><span class="figure warn">2<', page)
+
+
 def test_a_list_is_turned_page_by_page_and_keeps_its_filter(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

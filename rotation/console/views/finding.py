@@ -11,7 +11,7 @@ from django.views.decorators.http import require_safe
 
 from keyvault import clock
 from keyvault.console.access import actor_of, signed_in
-from keyvault.models import Consumer, Environment, Key, Provider, Service, Team
+from keyvault.models import Consumer, Environment, Key, KeyVersion, Provider, Service, Team
 from rotation.console.filters import chosen, narrowed, paged
 from rotation.console.standing import DUE_SOON, lines, with_standing
 from rotation.models import Rotation
@@ -54,7 +54,8 @@ def keys(request: HttpRequest) -> HttpResponse:
     elif wanted["show"] == "rotating":
         rows = rows.filter(Exists(open_one))
     elif wanted["show"] == "compromised":
-        rows = rows.filter(current__compromised_at__isnull=False)
+        known = KeyVersion.objects.filter(compromised_at__isnull=False).values("pk")
+        rows = rows.filter(current__in=known)
     elif wanted["show"] == "empty":
         rows = rows.filter(current__isnull=True)
     shown, links = paged(request, rows, wanted)
@@ -95,7 +96,9 @@ def search(request: HttpRequest) -> HttpResponse:
             ]
         ),
         "consumers": list(
-            Consumer.objects.for_actor(actor).select_related("team").filter(slug__icontains=name)[:SHOWN]
+            Consumer.objects.for_actor(actor)
+            .select_related("team")
+            .filter(slug__contains=name.lower())[:SHOWN]
         ),
         "rotations": list(
             rotations.filter(id=text)[:1] if _ID.fullmatch(text) else rotations.filter(in_key)[:SHOWN]
@@ -107,5 +110,5 @@ def search(request: HttpRequest) -> HttpResponse:
 
 def _services(rows: QuerySet[Service], text: str) -> QuerySet[Service]:
     return rows.select_related("team", "provider").filter(
-        Q(slug__icontains=text) | Q(description__icontains=text)
+        Q(slug__contains=text.lower()) | Q(description__icontains=text)
     )

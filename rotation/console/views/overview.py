@@ -14,7 +14,8 @@ from keyvault import clock
 from keyvault.actors import Actor
 from keyvault.console.access import actor_of, signed_in
 from keyvault.console.activity import events_for, worth_telling
-from keyvault.models import Key
+from keyvault.models import Key, KeyVersion
+from rotation.console.filters import Count, counted
 from rotation.console.live import live
 from rotation.console.rail import Stop, rail
 from rotation.console.standing import DUE_SOON
@@ -74,24 +75,25 @@ def _context(actor: Actor, now: datetime) -> dict[str, Any]:
     )
     running = mine.open()
     asking = mine.filter(_WAITS_FOR_A_PERSON)
-    leaked = keys.filter(current__compromised_at__isnull=False).exclude(_IN_ROTATION)
+    known = KeyVersion.objects.filter(compromised_at__isnull=False).values("pk")
+    leaked = keys.filter(current__in=known).exclude(_IN_ROTATION)
     drift = Finding.objects.for_actor(actor).open()
-    held, drifting = keys.count(), drift.count()
+    held, drifting = counted(keys, 10_000), drift.count()
     return {
         "held": held,
         "running": [Running(r, rail(r, from_json(r.policy))) for r in running[:RUNNING_SHOWN]],
-        "running_count": running.count(),
+        "running_count": counted(running),
         "needed": [_needed(r) for r in asking[:NEEDED_SHOWN]],
         "leaked": leaked.select_related("service", "environment")[:NEEDED_SHOWN],
         "drift": drift.select_related("provider", "key__service", "key__environment", "version")[
             :DRIFT_SHOWN
         ],
         "drift_more": max(0, drifting - DRIFT_SHOWN),
-        "needed_count": asking.count() + leaked.count() + drifting,
+        "needed_count": Count(counted(asking).number + counted(leaked).number + drifting, 1_000),
         **_dates(actor, now),
         "events": worth_telling(events_for(actor))[:EVENTS_SHOWN],
         "may_add": actor.is_admin or any(actor.may("manage", team) for team in actor.team_ids),
-        "first_steps": first_steps(actor, held),
+        "first_steps": first_steps(actor, held.number),
         "demo_data": demodata.is_there() if actor.is_admin else False,
     }
 
@@ -110,9 +112,9 @@ def _dates(actor: Actor, now: datetime) -> dict[str, Any]:
     return {
         "overdue": first,
         "operates": {s.key.service.team_id for s in first if actor.may("operate", s.key.service.team_id)},
-        "overdue_count": overdue.count(),
+        "overdue_count": counted(overdue),
         "due": due[:DUE_SHOWN],
-        "due_count": due.count(),
+        "due_count": counted(due),
     }
 
 
