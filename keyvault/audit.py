@@ -68,6 +68,7 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "key:version:requested": frozenset({"version"}),
     "key:version:imported": frozenset({"version", "fingerprint"}),
     "key:version:issued": frozenset({"version", "fingerprint"}),
+    "key:version:expiry": frozenset({"version", "expires_at"}),
     "key:version:offered": frozenset({"version"}),
     "key:version:disabled": frozenset({"version"}),
     "key:version:enabled": frozenset({"version"}),

@@ -23,6 +23,7 @@ import structlog
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import Coalesce
 
 from keyvault.models import Provider
 from rotation.facts import PROVIDER_BUSY, PROVIDER_DOWN, Kind, OperationState
@@ -36,6 +37,7 @@ LONGEST_PAUSE = timedelta(minutes=5)
 TRIAL = timedelta(seconds=60)  # a trial that tells nothing within this time makes room for another
 SPREAD = 5.0  # seconds over which those that wait come back
 _random = random.SystemRandom()
+_LEAKED_AT = Coalesce(F("rotation__outgoing__compromised_at"), F("rotation__incoming__compromised_at"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Held:
 def admit(operation: Operation, now: datetime) -> Held | None:
     """Whether this operation may be carried out now; None: it may. Runs in the transaction of its claim.
 
-    The operation comes with its rotation, the key's provider and the outgoing version.
+    The operation comes with its rotation, the key's provider and both versions.
     """
     provider = _provider(operation)
     if _ours(provider):
@@ -128,7 +130,7 @@ def hand_on(provider: Provider, now: datetime) -> uuid.UUID | None:
     """A call has ended: the operation that may go next, of those that the cap held back."""
     waiting = Operation.objects.filter(
         state=OperationState.PENDING, outcome=PROVIDER_BUSY, rotation__key__service__provider=provider
-    ).order_by(F("rotation__outgoing__compromised_at").asc(nulls_last=True), "created_at")
+    ).order_by(_LEAKED_AT.asc(nulls_last=True), "created_at")
     next_id = waiting.values_list("id", flat=True).first()
     if next_id is None:
         return None
@@ -145,8 +147,9 @@ def _ours(provider: Provider) -> bool:
 
 
 def _is_urgent(operation: Operation) -> bool:
-    outgoing = operation.rotation.outgoing
-    return outgoing is not None and outgoing.compromised_at is not None
+    """Whether either key of its rotation leaked: one that was rolled back has to die as well."""
+    both = (operation.rotation.outgoing, operation.rotation.incoming)
+    return any(version is not None and version.compromised_at is not None for version in both)
 
 
 def _lock(provider: Provider) -> Breaker:
@@ -158,7 +161,7 @@ def _under_way(provider: Provider, now: datetime, *, urgent: bool) -> int:
     running = Operation.objects.filter(
         state=OperationState.RUNNING, lease_until__gt=now, rotation__key__service__provider=provider
     )
-    leaked = running.filter(rotation__outgoing__compromised_at__isnull=False)
+    leaked = running.annotate(leaked_at=_LEAKED_AT).filter(leaked_at__isnull=False)
     return leaked.count() if urgent else running.exclude(pk__in=leaked.values("pk")).count()
 
 

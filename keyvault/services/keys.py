@@ -111,10 +111,10 @@ def import_first(
     if key.current is not None:
         raise invalid("secret", "This key has a version already. Start a rotation to replace it.")
     version = request_version(actor, key, now=now)
-    if expires_at is not None and expires_at <= now:
-        raise invalid("expires_at", "The expiry lies in the past.")
-    version.expires_at = expires_at
-    fill_version(actor, key, version, secret, provider_key_id=provider_key_id, imported=True, now=now)
+    fill_version(
+        actor, key, version, secret,
+        provider_key_id=provider_key_id, imported=True, expires_at=expires_at, now=now,
+    )  # fmt: skip
     key.current = version
     _save(key)
     return version
@@ -145,13 +145,15 @@ def fill_version(
     *,
     provider_key_id: str,
     imported: bool,
+    expires_at: datetime | None = None,
     now: datetime,
 ) -> None:
     """Seal the secret into a requested version; the provider honours it from now on.
 
     Raises ``validation_error`` (``extra.reason`` is ``already_held`` or ``other_environment``) where we
-    hold this secret already.
+    hold this secret already. ``expires_at``: when the provider lets it expire.
     """
+    _refuse_past(expires_at, now)
     # The audit event below takes this lock anyway. Taking it here makes the look-up safe against a twin;
     # a lock of its own would be taken before that one here and after it elsewhere.
     audit.lock_chain()
@@ -163,7 +165,7 @@ def fill_version(
     parsed = parse(secret.expose())
     if parsed is not None and parsed.kind is TokenKind.ISSUED:
         version.token_digest = digest(keys().service.pepper, secret.expose())
-    version.provider_key_id = provider_key_id
+    version.provider_key_id, version.expires_at = provider_key_id, expires_at
     version.activated_at = now
     name = "key:version:imported" if imported else "key:version:issued"
     _move(version, State.ACTIVE)
@@ -175,6 +177,30 @@ def fill_version(
         subject=str(version.id),
         version=version.number,
         fingerprint=version.short_fingerprint,
+    )
+
+
+def _refuse_past(expires_at: datetime | None, now: datetime) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise invalid("expires_at", "The expiry lies in the past.")
+
+
+def set_expiry(
+    actor: Actor, key: Key, version: KeyVersion, expires_at: datetime | None, *, now: datetime
+) -> None:
+    """When the provider lets this version expire, as a person says; None: it does not, or nobody knows."""
+    _refuse_past(expires_at, now)
+    version.key, version.expires_at = key, expires_at
+    sign(version)
+    version.save()
+    audit.record(
+        "key:version:expiry",
+        actor=actor,
+        now=now,
+        key=key,
+        subject=str(version.id),
+        version=version.number,
+        expires_at=expires_at.isoformat() if expires_at is not None else None,
     )
 
 

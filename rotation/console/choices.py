@@ -33,6 +33,7 @@ class Choice:
     count: int | None = None  # the number of offenders to type
     fresh_password: bool = False
     more: bool = False  # how much time to give
+    transitions: tuple[str, ...] = ()  # of these the person chooses one, where there are several
 
 
 def choices(rotation: Rotation, policy: Policy, seen: Observations, actor: Actor) -> list[Choice]:
@@ -97,9 +98,7 @@ def _choice(verb: Verb, rotation: Rotation, policy: Policy, seen: Observations) 
             )
             return Choice(verb, f"Revoke {old} now", effect, "danger", count=n, fresh_password=protected)
         case Verb.APPROVE:
-            what = APPROVED[transition_asked(rotation)]
-            effect = f"You say yes to {what}, under the plan as it is now. This counts for 24 hours."
-            return Choice(verb, f"Approve {what}", effect, "primary", fresh_password=True)
+            return _approve(rotation)
         case Verb.EXTEND:
             return Choice(
                 verb,
@@ -110,6 +109,24 @@ def _choice(verb: Verb, rotation: Rotation, policy: Policy, seen: Observations) 
         case Verb.EMERGENCY:
             effect = "The current key is replaced at once and then revoked."
             return Choice(verb, "Emergency", effect, "danger", confirm=name, fresh_password=True)
+
+
+def _approve(rotation: Rotation) -> Choice:
+    """While it is monitored, forcing the revoke can be agreed to as well, whatever it waits for."""
+    asked = transition_asked(rotation)
+    others = ("force",) if rotation.stage == Stage.MONITOR and asked != "force" else ()
+    what = APPROVED[asked]
+    effect = f"You say yes to {what}, under the plan as it is now. This counts for 24 hours."
+    if others:
+        effect = "You say yes to what you choose here, under the plan as it is now. This counts for 24 hours."
+    return Choice(
+        Verb.APPROVE,
+        f"Approve {what}" if not others else "Approve",
+        effect,
+        "primary",
+        fresh_password=True,
+        transitions=(asked, *others),
+    )
 
 
 def _advance(rotation: Rotation, policy: Policy) -> Choice:

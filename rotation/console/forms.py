@@ -9,7 +9,7 @@ from django import forms
 from keyvault.console.forms import ReasonField, SecretField
 from keyvault.crypto.secret import Secret
 from keyvault.durations import parse_duration
-from rotation.console.choices import Choice
+from rotation.console.choices import APPROVED, Choice
 from rotation.models import RotationPolicy
 
 _EXTENSIONS = [("P1D", "1 day"), ("P3D", "3 days"), ("P7D", "7 days"), ("P30D", "30 days")]
@@ -45,6 +45,13 @@ class VerbForm(forms.Form):
         if choice.more:
             self.fields["by"] = forms.TypedChoiceField(
                 label="How much more time", choices=_EXTENSIONS, coerce=parse_duration
+            )
+        if len(choice.transitions) > 1:
+            self.fields["transition"] = forms.ChoiceField(
+                label="What you approve",
+                choices=[(name, APPROVED[name].capitalize()) for name in choice.transitions],
+                initial=choice.transitions[0],
+                widget=forms.RadioSelect,
             )
         if choice.count is not None:
             self.fields["count"] = forms.IntegerField(
@@ -89,6 +96,19 @@ class ReviewForm(forms.Form):
     )
 
 
+class ExpiryField(forms.DateTimeField):
+    """When the provider lets a key expire, in the time zone of the person."""
+
+    widget = forms.DateTimeInput(format="%Y-%m-%dT%H:%M", attrs={"type": "datetime-local"})
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(label="Expires at the provider", required=False, **more)
+
+
+class ExpiryForm(forms.Form):
+    expires_at = ExpiryField()
+
+
 class SupplyForm(forms.Form):
     secret = SecretField(
         label="New key",
@@ -101,6 +121,7 @@ class SupplyForm(forms.Form):
         help_text="Optional. It helps to find this key there later.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
+    expires_at = ExpiryField(help_text="Optional, in your time zone. The next rotation comes early enough.")
     reason = ReasonField(required=False)
 
 

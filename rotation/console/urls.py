@@ -31,6 +31,7 @@ urlpatterns = [
     path("keys/new/", keys.new_key, name="console-key-new"),
     path("keys/<slug:service>/<slug:environment>/", keys.key_page, name="console-key"),
     path("keys/<slug:service>/<slug:environment>/policy/", keys.assign_policy, name="console-key-policy"),
+    path("keys/<slug:service>/<slug:environment>/expiry/", keys.set_expiry, name="console-key-expiry"),
     path("keys/<slug:service>/<slug:environment>/rotate/", starting.start, name="console-rotate"),
     path("keys/<slug:service>/<slug:environment>/emergency/", emergency.emergency, name="console-emergency"),
     path("emergency/", emergencies.emergencies, name="console-emergencies"),

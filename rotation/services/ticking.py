@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from django.db import transaction
@@ -32,9 +33,13 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
     """
     _catch_up(now)
     Heartbeat.objects.update_or_create(name="beat", defaults={"at": now})
-    runs.carry_on(now, ring=ring)  # what leaked goes before what is merely due
-    exposure.look(now)
-    scheduling.start_due(now, ring=ring)
+    # What leaked goes before what is merely due.
+    for part in (partial(runs.carry_on, ring=ring), exposure.look, partial(scheduling.start_due, ring=ring)):
+        try:
+            part(now)
+        except Exception:
+            # Rotations that are open go on all the same; the next beat tries this again.
+            log.exception("a part of the beat failed", part=str(part))
     woken = operations.sweep(now)
     looked_at = _look_at_due(woken, now, ring)
     pending = Operation.objects.filter(state=OperationState.PENDING, retry_at__lte=now)

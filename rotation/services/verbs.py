@@ -165,12 +165,18 @@ def confirm_revoked(actor: Actor, rotation_id: uuid.UUID, **how: Unpack[How]) ->
 
 
 def supply(
-    actor: Actor, rotation_id: uuid.UUID, *, secret: Secret, provider_key_id: str = "", **how: Unpack[How]
+    actor: Actor,
+    rotation_id: uuid.UUID,
+    *,
+    secret: Secret,
+    provider_key_id: str = "",
+    expires_at: datetime | None = None,
+    **how: Unpack[How],
 ) -> Rotation:
-    """Paste the new key that a person created at the provider. Needs the role lead."""
+    """Paste the new key that a person created at the provider, and when it expires there. Takes a lead."""
 
     def change(rotation: Rotation, said: Said) -> None:
-        _supply(rotation, said, secret, provider_key_id)
+        _supply(rotation, said, secret, provider_key_id, expires_at)
 
     return _run(Verb.SUPPLY, change, actor, rotation_id, how)
 
@@ -361,7 +367,9 @@ def _extend(rotation: Rotation, said: Said, by: timedelta) -> None:
     _note(rotation, said, "extended", deadline=rotation.deadline_at.isoformat(), was=was.isoformat())
 
 
-def _supply(rotation: Rotation, said: Said, secret: Secret, provider_key_id: str) -> None:
+def _supply(
+    rotation: Rotation, said: Said, secret: Secret, provider_key_id: str, expires_at: datetime | None
+) -> None:
     if rotation.incoming is None:
         rotation.incoming = key_services.request_version(said.actor, rotation.key, now=said.now)
     key_services.fill_version(
@@ -371,6 +379,7 @@ def _supply(rotation: Rotation, said: Said, secret: Secret, provider_key_id: str
         secret,
         provider_key_id=provider_key_id,
         imported=True,
+        expires_at=expires_at,
         now=said.now,
     )
     _settle_by_person(rotation, Kind.ISSUE, Side.INCOMING, "supplied", said.now)

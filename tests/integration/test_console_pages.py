@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.test import Client
@@ -18,11 +18,14 @@ from keyvault.models import (
     Grant,
     Heartbeat,
     Key,
+    KeyVersion,
     Service,
     User,
     Verification,
 )
 from keyvault.setup import create_setup_token
+from rotation.console.choices import _approve
+from rotation.console.forms import VerbForm
 from rotation.models import KeySchedule, Rotation
 from tests.browser.furniture import plain_key
 from tests.integration.console import SECRET, House, build, client_of, confirm_password, deliver
@@ -504,3 +507,39 @@ def test_a_missing_page_and_a_refusal_are_pages_of_ours(house: House) -> None:
     refused = client_of("vito").get("/services/new/")
     assert refused.status_code == 403
     assert "You may not do this" in refused.content.decode()
+
+
+# When a key expires --------------------------------------------------------------------------------
+
+
+def test_a_lead_writes_down_when_the_key_expires(house: House) -> None:
+    lead, page = client_of("lena"), "/keys/background-removal/prod/"
+    assert "not known" in text_of(lead, page)
+    answer = lead.post(f"{page}expiry/", {"expires_at": "2999-05-01T12:00"})
+    assert answer.status_code == 302
+    assert KeyVersion.objects.get(key=house.prod).expires_at == datetime(2999, 5, 1, 12, tzinfo=UTC)
+    assert "2999" in text_of(lead, page)
+    for wrong, said in (("2001-01-01T00:00", "The expiry lies in the past."), ("soon", "not a date")):
+        assert said in lead.post(f"{page}expiry/", {"expires_at": wrong}, follow=True).content.decode()
+    lead.post(f"{page}expiry/", {"expires_at": ""})
+    assert KeyVersion.objects.get(key=house.prod).expires_at is None
+    assert client_of("otto").post(f"{page}expiry/", {"expires_at": ""}).status_code == 403
+    assert client_of("stranger").post(f"{page}expiry/", {"expires_at": ""}).status_code == 404
+
+
+def test_while_it_is_monitored_the_transition_to_approve_is_chosen(house: House) -> None:
+    rotation = house.start()
+    for stage, waiting, offered in (
+        ("requested", "approval_start", ("start",)),
+        ("monitor", "approval_revoke", ("revoke", "force")),
+        ("monitor", "quiet", ("force",)),
+    ):
+        rotation.stage, rotation.waiting_code = stage, waiting
+        choice = _approve(rotation)
+        assert choice.transitions == offered
+        form = VerbForm({"mark": "m", "reason": "r", "transition": offered[-1]}, choice=choice)
+        assert form.is_valid()
+        assert ("transition" in form.fields) is (len(offered) > 1)
+    rotation.waiting_code = "approval_revoke"
+    foreign = VerbForm({"mark": "m", "reason": "r", "transition": "start"}, choice=_approve(rotation))
+    assert foreign.errors.keys() == {"transition"}

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from keyvault.actors import SYSTEM
-from keyvault.models import AuditEvent
+from keyvault.models import AuditEvent, KeyVersion
 from keyvault.services import catalogue, keys
 from rotation import breaker, calling, operations
 from rotation.facts import Kind
@@ -138,6 +138,30 @@ def test_a_leaked_key_is_revoked_although_the_breaker_is_open(world: Build) -> N
     w.tick(1, traffic=False)
     assert not w.honoured(1)
     assert not breaker.is_open(w.provider, w.now), "its answer is good news for all"
+
+
+def test_a_leaked_key_that_was_rolled_back_is_revoked_although_the_breaker_is_open(world: Build) -> None:
+    w = world()
+    w.start()
+    w.run(lambda: w.rotation.stage == "shift")
+    shut = {"failures": 9, "pauses": 3, "open_until": w.now + timedelta(minutes=5)}
+    Breaker.objects.update_or_create(provider=w.provider, defaults=shut)
+    emergencies.emergency(
+        SYSTEM, w.key, mode="replace", version=2, reason="leaked", now=w.now, ring=w.rung.append
+    )
+    for _ in range(3):
+        w.tick(1, traffic=False)
+    assert not w.honoured(2)
+    assert w.honoured(1)
+
+
+def test_calls_for_a_leaked_new_key_have_the_lane_of_leaked_ones(world: Build, settings: Any) -> None:
+    settings.KEYTURN_PROVIDER_CALLS = 1
+    w = world()
+    calm, leaked = fleet(w, 2)
+    assert operations.claim(calm.id, w.now) is not None
+    KeyVersion.objects.filter(introduced_in=leaked.rotation).update(compromised_at=w.now)
+    assert operations.claim(leaked.id, w.now) is not None
 
 
 # The cap --------------------------------------------------------------------------------------------

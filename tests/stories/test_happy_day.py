@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keyvault.models import AuditEvent
+from keyvault.models import AuditEvent, AuditHead
 from rotation.policy import Policy, to_json
 from tests.stories.world import World
 
@@ -86,3 +86,20 @@ def test_a_standard_rotation_takes_a_day_and_revokes_after_its_cool_off(
     w.run_to("succeeded", step=600, most=400)
     assert w.failures == {}
     assert to_json(standard)["monitor"] == "P1D"
+
+
+def test_a_part_of_the_beat_that_fails_does_not_stop_the_others(
+    world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An event about a key that is not there: exposures cannot be read, rotations go on."""
+    w = world()
+    newest = AuditEvent.objects.order_by("-sequence").first()
+    assert newest is not None
+    AuditEvent.objects.create(
+        sequence=newest.sequence + 1, at=w.now, name="key:revealed", actor_kind="user", actor="lena",
+        service="gone", environment="prod", mac=b"",
+    )  # fmt: skip
+    AuditHead.objects.update(sequence=newest.sequence + 1)
+    w.start()
+    w.run(lambda: w.rotation.stage == "shift", most=10)
+    assert "a part of the beat failed" in caplog.text

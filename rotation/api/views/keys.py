@@ -26,7 +26,7 @@ from keyvault.api.serializers import (
 from keyvault.models import Environment, Key, Service
 from keyvault.services import keys as key_services
 from rotation.models import KeySchedule, Rotation, RotationPolicy
-from rotation.services import adding, policies
+from rotation.services import adding, expiry, policies
 
 
 class KeyCreateSerializer(StrictSerializer):
@@ -46,6 +46,9 @@ class KeyCreateSerializer(StrictSerializer):
 
 class KeyChangeSerializer(StrictSerializer):
     never_shown = StrictBooleanField(required=False, help_text="Nobody may reveal it.")
+    expires_at = TimeField(
+        required=False, allow_null=True, help_text="When the provider lets the current version expire."
+    )
     policy = SlugField(required=False)
 
 
@@ -67,6 +70,7 @@ class KeySerializer(serializers.Serializer[Any]):
     held_until = TimeField(allow_null=True)
     last_rotation_at = TimeField(allow_null=True)
     rotation = serializers.UUIDField(allow_null=True, help_text="The open rotation.")
+    expires_at = TimeField(allow_null=True, help_text="Of the current version, as far as it is known.")
     never_shown = serializers.BooleanField()
     created_at = TimeField()
 
@@ -107,6 +111,7 @@ def _plain(key: Key, schedule: KeySchedule | None, rotation: object) -> dict[str
         **_date(schedule),
         "last_rotation_at": schedule.last_rotation_at if schedule else None,
         "rotation": rotation,
+        "expires_at": key.current.expires_at if key.current else None,
         "never_shown": key.never_shown,
         "created_at": key.created_at,
     }
@@ -193,6 +198,8 @@ class KeyView(ManagementView):
         with transaction.atomic():
             if "never_shown" in given:
                 key_services.set_never_shown(self.actor, key, never_shown=given["never_shown"], now=self.now)
+            if "expires_at" in given:
+                expiry.set_expiry(self.actor, key, given["expires_at"], now=self.now)
             if "policy" in given:
                 policy = named(RotationPolicy.objects.all(), "policy", given["policy"])
                 policies.assign_policy(self.actor, key, policy, now=self.now)

@@ -26,6 +26,7 @@ from keyvault.api.serializers import (
     StrictIntegerField,
     StrictSerializer,
     TextField,
+    TimeField,
 )
 from keyvault.models import Key
 from rotation.api.representation import (
@@ -82,6 +83,7 @@ class SupplySerializer(ReasonSerializer):
     provider_key_id = TextField(
         required=False, allow_blank=True, max_length=200, help_text="What the provider calls it."
     )
+    expires_at = TimeField(required=False, help_text="When the provider lets it expire.")
 
 
 class ForceRevokeSerializer(ReasonSerializer):
@@ -297,6 +299,7 @@ class SupplyView(VerbView):
             "reason": given["reason"],
             "secret": given["secret"],
             "provider_key_id": given.get("provider_key_id", ""),
+            "expires_at": given.get("expires_at"),
         }
 
     @documented(

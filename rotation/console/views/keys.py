@@ -25,11 +25,11 @@ from keyvault.console.views.reveal import find_key
 from keyvault.exceptions import KeyturnError
 from keyvault.models import Key, KeyVersion
 from keyvault.readers import Reader
-from rotation.console.forms import PlanForm
+from rotation.console.forms import ExpiryForm, PlanForm
 from rotation.console.keyforms import NewKeyForm
 from rotation.console.standing import schedule_of, standing_of, unfinished
 from rotation.models import Rotation
-from rotation.services import adding, policies
+from rotation.services import adding, expiry, policies
 from rotation.services.adding import AddedKey
 
 READ_SPAN = timedelta(hours=24)
@@ -58,6 +58,7 @@ def key_page(request: HttpRequest, service: str, environment: str) -> HttpRespon
         "past": Rotation.objects.filter(key=key).select_related("outgoing", "incoming")[:8],
         "events": worth_telling(events_for(actor)).filter(service=service, environment=environment)[:8],
         "may": may,
+        "expiry_form": ExpiryForm(initial={"expires_at": key.current.expires_at if key.current else None}),
         "policy_form": PlanForm(initial={"policy": schedule.policy.slug if schedule else ""}),
     }
     return render(request, "rotation/key.html", context)
@@ -109,6 +110,26 @@ def _assign(request: HttpRequest, key: Key) -> HttpResponse:
     else:
         messages.error(request, "There is no such policy. Choose one of the list.")
     return redirect("console-key", service=key.service.slug, environment=key.environment.slug)
+
+
+@signed_in
+@require_POST
+def set_expiry(request: HttpRequest, service: str, environment: str) -> HttpResponse:
+    """Write down when the provider lets the current version expire, or that it does not."""
+    actor = actor_of(request)
+    key = find_key(actor, service, environment)
+    actor.demand("manage", key.service.team_id)
+    form = ExpiryForm(request.POST)
+    if form.is_valid():
+        try:
+            expiry.set_expiry(actor, key, form.cleaned_data["expires_at"], now=clock.now())
+        except KeyturnError as error:
+            messages.error(request, "; ".join(error.fields.get("expires_at", [error.message])))
+        else:
+            messages.success(request, "Noted. The next rotation comes before that.")
+    else:
+        messages.error(request, "This is not a date and a time.")
+    return redirect("console-key", service=service, environment=environment)
 
 
 @sensitive_post_parameters()

@@ -38,6 +38,7 @@ def supply(request: HttpRequest, rotation_id: uuid.UUID) -> HttpResponse:
                 row.id,
                 secret=form.cleaned_data["secret"],
                 provider_key_id=form.cleaned_data["provider_key_id"],
+                expires_at=form.cleaned_data["expires_at"],
                 reason=form.cleaned_data["reason"] or "supplied in the console",
                 now=clock.now(),
             )

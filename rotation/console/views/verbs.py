@@ -122,6 +122,8 @@ def _carry_out(actor: Actor, row: Rotation, choice: Choice, data: dict[str, Any]
     extra: dict[str, Any] = {"offender_count": data["count"]} if choice.count is not None else {}
     if choice.more:
         extra["by"] = data["by"]
+    if data.get("transition"):
+        extra["transition"] = data["transition"]
     for attempt in range(TRIES):
         fresh = find_rotation(actor, row.id)
         if seen_mark(fresh) != data["mark"]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from keyvault.integrity import verify
 from keyvault.keystore import open_version
 from keyvault.models import AuditEvent, Key, KeyVersion
 from rotation.models import Rotation
@@ -12,6 +15,10 @@ from tests.api.management.world import World, key_path, new_secret, problem, wor
 
 def keys(world: World, provider: str = "internal") -> str:
     return f"/v1/services/{world.service(provider=provider).slug}/keys/"
+
+
+def place(key: Key) -> str:
+    return f"/v1/services/{key.service.slug}/keys/{key.environment.slug}/"
 
 
 class TestKeys200:
@@ -35,6 +42,25 @@ class TestKeys200:
         assert (shown["version"], shown["state"], shown["label"]) == (1, "active", "current")
         assert len(shown["fingerprint"]) == 19
         assert secret not in answer.content.decode()
+
+    def test_a_lead_tells_when_it_expires_and_its_date_follows(self, world: World) -> None:
+        key = world.key("prod")
+        path = place(key)
+        before = world.lead.get(path).json()
+        assert before["expires_at"] is None
+        soon = (world.now + timedelta(days=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        shown = world.lead.patch(path, {"expires_at": soon}).json()
+        assert shown["expires_at"] == soon
+        assert shown["due_trigger"] == "expiry"
+        assert shown["next_rotation_at"] < min(soon, before["next_rotation_at"])
+        event = AuditEvent.objects.get(name="key:version:expiry")
+        assert event.details["version"] == 1
+        verify(KeyVersion.objects.get(key=key))
+        world.lead.patch(path, {"expires_at": soon})
+        assert AuditEvent.objects.filter(name="key:version:expiry").count() == 1
+
+        gone = world.lead.patch(path, {"expires_at": None}).json()
+        assert (gone["expires_at"], gone["due_trigger"]) == (None, "schedule")
 
     def test_a_lead_changes_policy_and_visibility(self, world: World) -> None:
         key = world.key()
@@ -175,3 +201,17 @@ class TestKeys404:
         key = world.key("dev")
         assert world.lead.get(f"/v1/keys/{key.service.slug}/prod/versions/").status_code == 404
         assert world.lead.get(f"/v1/services/{key.service.slug}/keys/prod/").status_code == 404
+
+
+class TestExpiry400:
+    def test_an_end_in_the_past(self, world: World) -> None:
+        key = world.key()
+        answer = world.lead.patch(place(key), {"expires_at": "2001-01-01T00:00:00Z"})
+        assert (answer.status_code, problem(answer)["code"]) == (400, "validation_error")
+        assert KeyVersion.objects.get(key=key).expires_at is None
+
+
+class TestExpiry403:
+    def test_operators_do_not_change_it(self, world: World) -> None:
+        answer = world.operator.patch(place(world.key()), {"expires_at": "2999-01-01T00:00:00Z"})
+        assert (answer.status_code, problem(answer)["code"]) == (403, "permission_denied")
