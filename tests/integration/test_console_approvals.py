@@ -76,7 +76,7 @@ def test_what_waits_is_shown_with_who_asked_and_why_and_counted_in_the_menu(hous
     page = text(client_of("otto").get("/approvals/"))
     assert "lena asked: “because of a &lt;leak&gt;”" in page
     assert "1 more approval(s) to start" in page
-    assert "changed for this rotation" in page
+    assert "unlike the key's own" in page
     assert '<span class="count">1<span class="visually-hidden"> waiting for you' in page
     assert "Decide" in page
     rotation.refresh_from_db()

@@ -188,7 +188,7 @@ def test_a_change_is_shown_in_words_with_whom_it_concerns_and_only_then_saved(ho
     assert "<td>1 d 12 h</td>" in text(shown)
     assert "1 key follows it" in text(shown)
     assert "1 rotation under it runs now and keeps what it started with" in text(shown)
-    assert "you confirm with your password" in text(shown)
+    assert "you confirm that it is you" in text(shown)
     assert RotationPolicy.objects.get(slug="mine").value == STANDARD
     assert save(ada, "mine", shown).status_code == 302
     assert RotationPolicy.objects.get(slug="mine").value.monitor == timedelta(hours=36)
