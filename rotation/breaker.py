@@ -3,7 +3,7 @@
 Two gates stand before every call, and both are rows, so that they hold for all workers of all hosts:
 
 1. The cap: so many calls to one provider are under way at most. Calls that replace a leaked key have a lane
-   of the same width to themselves and never stand behind others.
+   of the same width to themselves and never stand behind others. A look for drift takes one place.
 2. The breaker: after ``FAILURES_TO_OPEN`` calls in a row that nobody answered it opens, and the provider is
    left alone for a pause that doubles each time. Then one call goes out as a trial; its answer closes it.
 
@@ -35,6 +35,7 @@ FAILURES_TO_OPEN = 5
 FIRST_PAUSE = timedelta(minutes=1)
 LONGEST_PAUSE = timedelta(minutes=5)
 TRIAL = timedelta(seconds=60)  # a trial that tells nothing within this time makes room for another
+LOOK = timedelta(minutes=10)  # a look for drift that tells nothing within this time does not count any more
 SPREAD = 5.0  # seconds over which those that wait come back
 _random = random.SystemRandom()
 _LEAKED_AT = Coalesce(F("rotation__outgoing__compromised_at"), F("rotation__incoming__compromised_at"))
@@ -59,7 +60,7 @@ def admit(operation: Operation, now: datetime) -> Held | None:
         return None
     row = _lock(provider)
     urgent = _is_urgent(operation)
-    if _under_way(provider, now, urgent=urgent) >= settings.KEYTURN_PROVIDER_CALLS:
+    if _under_way(provider, now, urgent=urgent) >= _room(row, now, urgent=urgent):
         until = now + timedelta(seconds=_random.uniform(1.0, SPREAD))
         return Held(PROVIDER_BUSY, f"as many calls to {provider.slug} as may be are under way", until)
     if row.open_until is None:
@@ -82,6 +83,22 @@ def silenced(operation: Operation, now: datetime) -> str:
     if row is None or row.open_until is None or row.trial == operation.id:
         return ""
     return _left_alone(_provider(operation), row.open_until)
+
+
+def _room(row: Breaker, now: datetime, *, urgent: bool) -> int:
+    """How many calls may be under way. A look for drift, one call after the other, is one of them."""
+    room: int = settings.KEYTURN_PROVIDER_CALLS
+    looking = row.looking_until is not None and row.looking_until > now
+    return max(1, room - 1) if looking and not urgent else room
+
+
+def begin_look(provider: Provider, now: datetime) -> None:
+    """The keys of this provider are looked at from now on; call ``end_look`` afterwards."""
+    Breaker.objects.update_or_create(provider=provider, defaults={"looking_until": now + LOOK})
+
+
+def end_look(provider: Provider) -> None:
+    Breaker.objects.filter(provider=provider).update(looking_until=None)
 
 
 def is_open(provider: Provider, now: datetime) -> bool:

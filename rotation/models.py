@@ -248,6 +248,7 @@ class Breaker(UUIDModel):
     pauses = models.PositiveIntegerField(default=0)  # how often in a row it was opened
     open_until = models.DateTimeField(null=True, blank=True)  # null: closed
     trial = models.UUIDField(null=True, blank=True)  # the operation that finds out whether it answers again
+    looking_until = models.DateTimeField(null=True, blank=True)  # its keys are being compared with ours
 
 
 # What an emergency points at is never deleted, and not locked when its rows are written: a check at the end

@@ -11,6 +11,7 @@ from django.db import transaction
 from keyvault import audit
 from keyvault.actors import SYSTEM
 from keyvault.models import Provider
+from rotation import breaker
 from rotation.drift import Difference, Found, Look, can_look, look
 from rotation.models import Finding
 from rotation.services.announcing import tell_drift
@@ -26,7 +27,11 @@ def providers() -> list[Provider]:
 
 def check(provider: Provider, now: datetime) -> list[Finding]:
     """Look at one provider and write down what has appeared and what has gone. Returns what is open now."""
-    seen = look(provider, now)
+    breaker.begin_look(provider, now)
+    try:
+        seen = look(provider, now)
+    finally:
+        breaker.end_look(provider)
     return _write(provider, seen, now)
 
 

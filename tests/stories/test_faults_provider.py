@@ -12,7 +12,7 @@ from keyvault.services import catalogue, keys
 from rotation import breaker, calling, operations
 from rotation.facts import Kind
 from rotation.models import Breaker, Operation, Rotation
-from rotation.services import emergencies, starting
+from rotation.services import drifting, emergencies, starting
 from tests.stories.world import World
 
 Build = Callable[..., World]
@@ -177,6 +177,24 @@ def test_no_more_calls_are_under_way_than_the_setting_says(world: Build, setting
     assert (late.state, late.outcome, late.tries) == ("pending", "provider_busy", 0)
     assert late.retry_at is not None
     assert w.now < late.retry_at <= w.now + timedelta(seconds=breaker.SPREAD)
+
+
+def test_a_look_for_drift_takes_one_of_the_places(world: Build, settings: Any) -> None:
+    settings.KEYTURN_PROVIDER_CALLS = 3
+    w = world()
+    asked = fleet(w, 4)
+    breaker.begin_look(w.provider, w.now)
+    taken = [operations.claim(one.id, w.now) for one in asked]
+    assert [one is not None for one in taken] == [True] * 2 + [False] * 2
+    later = w.now + breaker.LOOK
+    assert operations.claim(asked[2].id, later) is not None, "a look that died holds no place for ever"
+
+    settings.KEYTURN_PROVIDER_CALLS = 1
+    Operation.objects.update(state="pending", lease_until=None, retry_at=w.now)
+    breaker.begin_look(w.provider, w.now)
+    assert operations.claim(asked[0].id, w.now) is not None, "the only place is left to rotations"
+    drifting.check(w.provider, w.now)
+    assert Breaker.objects.get(provider=w.provider).looking_until is None
 
 
 def test_who_waits_for_the_cap_goes_as_soon_as_a_call_ends(world: Build, settings: Any) -> None:
