@@ -1,0 +1,60 @@
+"""A code, a set-up link and the last lead's place: many ask for the same at the same moment, one gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.core.cache import cache
+from django.test import Client
+
+from keyvault.actors import SYSTEM, actor_for
+from keyvault.domain import Role
+from keyvault.exceptions import KeyturnError
+from keyvault.models import Membership, User
+from keyvault.services import people, setup_links
+from tests.browser.furniture import person
+from tests.integration.console import client_of
+from tests.integration.furniture import NOW, Furniture, at_once, raised, returned
+from tests.integration.signing_in import code_of, new_app
+
+pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
+
+
+def test_one_code_that_comes_eight_times_at_once_counts_once(furniture: Furniture) -> None:
+    cache.clear()
+    person("lena")
+    code = code_of(new_app(client_of("lena")))
+
+    def confirm(client: Client) -> Callable[[], int]:
+        return lambda: client.post("/accounts/2fa/reauthenticate/", {"code": code, "next": "/"}).status_code
+
+    answers = returned(at_once(*(confirm(client_of("lena")) for _ in range(8))))
+    assert sorted(answers) == [200] * 7 + [302]
+
+
+def test_a_set_up_link_makes_one_person(furniture: Furniture) -> None:
+    _, secret = setup_links.invite(SYSTEM, furniture.team, username="nora", role=Role.VIEWER, now=NOW)
+
+    def use() -> int:
+        return setup_links.use(secret.expose(), "a long enough password", now=NOW).pk
+
+    outcomes = at_once(*([use] * 8))
+    assert len(returned(outcomes)) == 1
+    assert {getattr(error, "code", error) for error in raised(outcomes)} == {"not_found"}
+    assert Membership.objects.filter(team=furniture.team, user__username="nora").count() == 1
+
+
+def test_two_leads_who_leave_at_once_leave_one(furniture: Furniture) -> None:
+    for name in ("lena", "lars"):
+        person(name)
+        people.set_member(SYSTEM, furniture.team, username=name, role=Role.LEAD, now=NOW)
+    leaving = {name: actor_for(User.objects.get(username=name)) for name in ("lena", "lars")}
+
+    def leave(name: str) -> Callable[[], None]:
+        return lambda: people.remove_member(leaving[name], furniture.team, username=name, now=NOW)
+
+    (refused,) = raised(at_once(leave("lena"), leave("lars")))
+    assert isinstance(refused, KeyturnError)
+    assert "You are the last lead" in refused.fields["user"][0]
+    assert Membership.objects.filter(team=furniture.team, role="lead").count() == 1
