@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 from django.core.cache import cache
+from django.db import connection, transaction
 from django.test import Client
 
 from keyvault.actors import SYSTEM, actor_for
@@ -16,6 +18,7 @@ from keyvault.services import people, setup_links
 from tests.browser.furniture import person
 from tests.integration.console import client_of
 from tests.integration.furniture import NOW, Furniture, at_once, raised, returned
+from tests.integration.processes import wait_for
 from tests.integration.signing_in import code_of, new_app
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
@@ -45,16 +48,30 @@ def test_a_set_up_link_makes_one_person(furniture: Furniture) -> None:
     assert Membership.objects.filter(team=furniture.team, user__username="nora").count() == 1
 
 
+def someone_waits() -> bool:
+    """Whether another connection waits for a lock of ours."""
+    with connection.cursor() as cursor:
+        cursor.execute("select count(*) from pg_locks where not granted")
+        return bool(cursor.fetchone()[0])
+
+
 def test_two_leads_who_leave_at_once_leave_one(furniture: Furniture) -> None:
     for name in ("lena", "lars"):
         person(name)
         people.set_member(SYSTEM, furniture.team, username=name, role=Role.LEAD, now=NOW)
-    leaving = {name: actor_for(User.objects.get(username=name)) for name in ("lena", "lars")}
+    lena, lars = (actor_for(User.objects.get(username=name)) for name in ("lena", "lars"))
+    outcome: list[object] = []
 
-    def leave(name: str) -> Callable[[], None]:
-        return lambda: people.remove_member(leaving[name], furniture.team, username=name, now=NOW)
+    def lars_leaves() -> None:
+        outcome.extend(at_once(lambda: people.remove_member(lars, furniture.team, username="lars", now=NOW)))
 
-    (refused,) = raised(at_once(leave("lena"), leave("lars")))
+    thread = threading.Thread(target=lars_leaves)
+    with transaction.atomic():
+        people.remove_member(lena, furniture.team, username="lena", now=NOW)
+        thread.start()
+        wait_for(someone_waits, "the other lead is on the way out")
+    thread.join(timeout=30)
+    (refused,) = raised(outcome)
     assert isinstance(refused, KeyturnError)
     assert "You are the last lead" in refused.fields["user"][0]
     assert Membership.objects.filter(team=furniture.team, role="lead").count() == 1
