@@ -96,6 +96,8 @@ def sweep(now: datetime) -> list[uuid.UUID]:
     """
     dead = Operation.objects.filter(state=OperationState.RUNNING, lease_until__lt=now)
     rotations = list(dead.values_list("rotation_id", flat=True).distinct())
+    if not rotations:
+        return []
     # The fence grows, so that the worker, should it only have been slow, settles nothing any more.
     dead.filter(kind=Kind.ISSUE).update(
         state=OperationState.UNKNOWN,

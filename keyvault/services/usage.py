@@ -9,8 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from django.db import connection, transaction
-from django.db.models import Count, F, Max
-from django.db.models.functions import Greatest
+from django.db.models import Count, Max
 
 from keyvault import readers
 from keyvault.exceptions import invalid
@@ -26,6 +25,7 @@ from keyvault.models import (
     Verification,
 )
 from keyvault.models.activity import OUTCOMES
+from keyvault.upsert import insert
 from keyvault.verifiers import FORWARD_AUTH
 
 # On PostgreSQL whoever inserts deliveries holds this advisory lock, shared, from before the first row gets
@@ -66,14 +66,16 @@ def accept_report(consumer: Consumer, key: Key, report: ReportInput, *, now: dat
     _check_times(report, now)
     versions = _delivered_versions(consumer, key, report)
     with transaction.atomic():
-        row, created = UsageReport.objects.get_or_create(
+        row = UsageReport(
             consumer=consumer,
             key=key,
             instance=report.instance,
             sequence=report.sequence,
-            defaults={"from_at": report.from_at, "to_at": report.to_at, "received_at": now},
+            from_at=report.from_at,
+            to_at=report.to_at,
+            received_at=now,
         )
-        if not created:
+        if not insert(row, _REPORTED_ALREADY):
             return False
         UsageLine.objects.bulk_create(
             UsageLine(
@@ -96,18 +98,26 @@ def accept_report(consumer: Consumer, key: Key, report: ReportInput, *, now: dat
     return True
 
 
+_REPORTED_ALREADY: Final = "ON CONFLICT (consumer_id, key_id, instance, sequence) DO NOTHING"
+_USED_LATER: Final = """
+    ON CONFLICT (version_id, consumer_id, instance) DO UPDATE SET last_at = excluded.last_at
+    WHERE excluded.last_at > keyvault_lastuse.last_at
+"""
+_MORE_JOBS: Final = """
+    ON CONFLICT (version_id, consumer_id, instance) DO UPDATE SET
+        open = keyvault_openjobs.open + excluded.open,
+        last_to_at = CASE WHEN excluded.last_to_at > keyvault_openjobs.last_to_at
+                          THEN excluded.last_to_at ELSE keyvault_openjobs.last_to_at END
+"""
+
+
 def _note_use(
     consumer: Consumer, report: ReportInput, versions: Mapping[int, uuid.UUID], to_at: datetime
 ) -> None:
     used = {versions[line.version] for line in report.lines if any(line.counts.values())}
     for version_id in sorted(used):
         place = {"version_id": version_id, "consumer": consumer, "instance": report.instance}
-        rows = LastUse.objects.filter(**place)
-        if rows.filter(last_at__lt=to_at).update(last_at=to_at):
-            continue
-        _, created = LastUse.objects.get_or_create(**place, defaults={"last_at": to_at})
-        if not created:
-            rows.filter(last_at__lt=to_at).update(last_at=to_at)
+        insert(LastUse(**place, last_at=to_at), _USED_LATER)
 
 
 def _count_jobs(
@@ -120,14 +130,11 @@ def _count_jobs(
     # In one order everywhere, so that two reports wait for each other instead of locking crosswise.
     for version_id, more in sorted(left.items()):
         place = {"version_id": version_id, "consumer": consumer, "instance": report.instance}
-        rows = OpenJobs.objects.filter(**place)
-        if more == 0:
+        if more:
+            insert(OpenJobs(**place, open=more, last_to_at=to_at), _MORE_JOBS)
+        else:
             # It says that its jobs, if it has any, still run.
-            rows.filter(open__gt=0, last_to_at__lt=to_at).update(last_to_at=to_at)
-            continue
-        _, created = OpenJobs.objects.get_or_create(**place, defaults={"open": more, "last_to_at": to_at})
-        if not created:
-            rows.update(open=F("open") + more, last_to_at=Greatest(F("last_to_at"), to_at))
+            OpenJobs.objects.filter(**place, open__gt=0, last_to_at__lt=to_at).update(last_to_at=to_at)
 
 
 def _check_times(report: ReportInput, now: datetime) -> None:

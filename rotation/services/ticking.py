@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from keyvault.models import Heartbeat
+from keyvault.upsert import insert
 from rotation import engine, operations
 from rotation.facts import OperationState
 from rotation.glance import glance
@@ -32,7 +33,7 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
     Returns how many rotations were looked at.
     """
     _catch_up(now)
-    Heartbeat.objects.update_or_create(name="beat", defaults={"at": now})
+    insert(Heartbeat(name="beat", at=now), "ON CONFLICT (name) DO UPDATE SET at = excluded.at")
     # What leaked goes before what is merely due.
     for part in (partial(runs.carry_on, ring=ring), exposure.look, partial(scheduling.start_due, ring=ring)):
         try:
@@ -81,16 +82,16 @@ def _advance(rotation_id: uuid.UUID, now: datetime, ring: engine.Ring) -> None:
         _postpone(rotation_id, now)
 
 
-@transaction.atomic
 def _catch_up(now: datetime) -> None:
     """After the database's clock went back everything would be due only when it has come there again."""
     beat = Heartbeat.objects.filter(name="beat", at__gt=now + JUMP).values_list("at", flat=True).first()
     if beat is None:
         return
     log.warning("the clock of the database went back", seconds=round((beat - now).total_seconds()))
-    Rotation.objects.filter(check_at__gt=now, check_at__lte=beat + JUMP).update(check_at=now)
-    waiting = Operation.objects.filter(state=OperationState.PENDING)
-    waiting.filter(retry_at__gt=now, retry_at__lte=beat + JUMP).update(retry_at=now)
+    with transaction.atomic():
+        Rotation.objects.filter(check_at__gt=now, check_at__lte=beat + JUMP).update(check_at=now)
+        waiting = Operation.objects.filter(state=OperationState.PENDING)
+        waiting.filter(retry_at__gt=now, retry_at__lte=beat + JUMP).update(retry_at=now)
 
 
 @transaction.atomic
