@@ -44,6 +44,12 @@ def drawing(policy: Policy) -> Drawing:
     parts = [(f"step {n + 1}", step.weight, span(step.hold), "new") for n, step in enumerate(policy.steps)]
     parts.append(("monitor", 100, span(policy.monitor), "band"))
     parts.append(("cool-off", 100, span(policy.cool_off), "old"))
+    if policy.cutover:
+        parts = [
+            ("old key", 100, "is revoked", "old"),
+            ("no key", 2, "a moment", "band"),
+            ("new key", 100, "for everybody", "new"),
+        ]
     columns = []
     for index, (name, weight, length, kind) in enumerate(parts):
         height = PLOT * weight / 100
@@ -56,6 +62,12 @@ def drawing(policy: Policy) -> Drawing:
 
 
 def _summary(policy: Policy) -> str:
+    if policy.cutover:
+        return (
+            "One key at a time: the old one is revoked, then the new one is made, and everybody gets it at "
+            "once. In between there is none. Where a person replaces the key, "
+            f"the new one is watched for {span(policy.monitor)} afterwards."
+        )
     steps = ", ".join(f"{step.weight} % for {span(step.hold)}" for step in policy.steps)
     watched = span(policy.monitor)
     return f"Weight: {steps}. Then both keys are watched for {watched}, then the old key is revoked."

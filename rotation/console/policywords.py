@@ -64,7 +64,7 @@ def _soon(length: timedelta) -> str:
 
 
 def _gap(allowed: bool) -> str:
-    return "the old one ends before the new one exists; in between there is none" if allowed else "no"
+    return "yes, the old one ends first" if allowed else "no"
 
 
 def _windows(windows: Iterable[Window]) -> str:

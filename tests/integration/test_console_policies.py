@@ -14,10 +14,21 @@ from django.test import Client
 from keyvault import clock
 from keyvault.actors import SYSTEM
 from keyvault.models import AuditEvent
+from rotation.console.policydrawing import drawing
 from rotation.console.policyforms import PolicyForm, meant, told
 from rotation.console.policywords import differences, in_words
 from rotation.models import RotationPolicy
-from rotation.policy import EMERGENCY, FAST, PRESETS, STANDARD, Policy, PolicyError, from_json, to_json
+from rotation.policy import (
+    CUTOVER,
+    EMERGENCY,
+    FAST,
+    PRESETS,
+    STANDARD,
+    Policy,
+    PolicyError,
+    from_json,
+    to_json,
+)
 from rotation.services import policies, starting
 from tests.api.management.test_policies import CANNOT_BE, FULL
 from tests.integration.console import House, build, client_of, fresh_client_of
@@ -289,3 +300,10 @@ def test_what_is_not_there_is_404_and_the_signed_out_go_to_the_login(house: Hous
         assert client_of("ada").get(path).status_code == 404
     for path in WRITING:
         assert Client().get(path)["Location"].startswith("/accounts/login/?next=/")
+
+
+def test_a_cutover_is_drawn_with_its_gap() -> None:
+    drawn = drawing(CUTOVER)
+    assert [column.name for column in drawn.columns] == ["old key", "no key", "new key"]
+    assert "In between there is none" in drawn.summary
+    assert "In between" not in drawing(STANDARD).summary
