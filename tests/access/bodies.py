@@ -92,6 +92,7 @@ BODIES: dict[str, Body] = {
     "POST /keys/new/": {
         "service": "empty", "source": "paste", "policy": "standard", "in_dev": "on", "secret_dev": SECRET,
     },
+    "POST /keys/{service}/{environment}/connect/": {"slug": "fresh", "life": "30"},
     "POST /keys/{service}/{environment}/reveal/": WHY,
     "POST /keys/{service}/{environment}/never-shown/": {"never_shown": "1"},
     "POST /keys/{service}/{environment}/policy/": {"policy": "fast"},

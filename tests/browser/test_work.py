@@ -161,6 +161,10 @@ def test_everything_that_matters_works_without_scripts(fresh: Scene, visit: Visi
     visitor.page.fill("#id_reason", "release day")
     visitor.page.click("main button[type=submit]")
     expect(visitor.page.get_by_text("Paused at 5 %.")).to_be_visible()
+    visitor.open(key_path(fresh))
+    visitor.page.click("label[for=tab-terraform]")
+    expect(visitor.page.locator("#snippet-terraform")).to_be_visible()
+    expect(visitor.page.locator("#snippet-curl")).to_be_hidden()
 
 
 def test_a_page_that_has_grown_old_answers_with_the_present_state(fresh: Scene, visit: Visit) -> None:
