@@ -32,21 +32,17 @@ def _cell(house: House, route: Route, method: str, caller: str) -> str:
     if caller == "stale" and route.is_api:
         return "-"
     given = body(house, method, route.template, caller) if method in UNSAFE else {}
-    answer = ask(house, route, method, caller, given)
-    told = _told(answer)
-    if answer.status_code < 400 or not route.is_api:
-        whole = getattr(answer, "content_whole", b"") if answer.streaming else answer.content
-        wrong = [name for name, secret in house.secrets.items() if secret in whole.decode()]
-        # Revealing is one route; whoever gets a secret anywhere else is found here.
-        if wrong and not route.template.endswith("/reveal/"):
-            return f"{told} SECRET OF {', '.join(wrong)}"
-        if wrong:
-            return f"{told} secret"
-    return told
+    answer, text = ask(house, route, method, caller, given)
+    told = _told(answer, text)
+    wrong = [name for name, secret in house.secrets.items() if secret in text]
+    # Revealing is one route; whoever gets a secret anywhere else is found here.
+    if wrong and not route.template.endswith("/reveal/"):
+        return f"{told} SECRET OF {', '.join(wrong)}"
+    return f"{told} secret" if wrong else told
 
 
-def ask(house: House, route: Route, method: str, caller: str, given: Mapping[str, Any]) -> Any:
-    """The response; whatever the request changed is taken back."""
+def ask(house: House, route: Route, method: str, caller: str, given: Mapping[str, Any]) -> tuple[Any, str]:
+    """The response and its text; whatever the request changed is taken back."""
     sent = credential(house, caller, api=route.is_api)
     client = Client(raise_request_exception=False)
     for name, text in sent["cookies"].items():
@@ -64,19 +60,16 @@ def ask(house: House, route: Route, method: str, caller: str, given: Mapping[str
             answer = client.get(path, headers=dict(sent["headers"]))
         else:
             answer = client.post(path, dict(given), headers=dict(sent["headers"]))
-        if answer.streaming:
-            # Read while its rows are there; afterwards it is told like any other.
-            setattr(answer, "content_whole", answer.getvalue())  # noqa: B010
+        text = answer.getvalue().decode()  # also of a stream, which reads rows
         transaction.set_rollback(True)
-    return answer
+    return answer, text
 
 
-def _told(answer: Any) -> str:
+def _told(answer: Any, text: str) -> str:
     if answer.status_code in (301, 302, 303, 307, 308):
         return _place(urlsplit(answer["Location"]).path, answer.status_code)
     if answer.status_code == 403 and not _is_json(answer):
         # A refused page says what it is called and what role would do.
-        text = answer.content.decode()
         if "permission_denied" not in text:
             return "403 WITHOUT CODE"
         records = answer.wsgi_request.path.startswith("/admin/")
@@ -84,7 +77,7 @@ def _told(answer: Any) -> str:
             return "403 WITHOUT ROLE"
     if answer.status_code >= 400 and _is_json(answer):
         # Health tells its own way what is wrong.
-        code = answer.json().get("error", {}).get("code", code_for_status(answer.status_code))
+        code = json.loads(text).get("error", {}).get("code", code_for_status(answer.status_code))
         if code != code_for_status(answer.status_code):
             return f"{answer.status_code} {code}"
     return str(answer.status_code)

@@ -81,7 +81,7 @@ _PROVIDER = {
     "slug": "fresh", "name": "Fresh", "driver": "manual", "base_url": "https://api.example.org",
     "auth_header": "X-API-Key", "errors_shape": "flat", "max_job_age": "1 h", "derived_token_life": "0 s",
 }  # fmt: skip
-_SERVICE = {"slug": "fresh", "team": "media", "provider": "internal"}
+_SERVICE = {"slug": "fresh", "team": "imaging", "provider": "internal"}
 _GRANT = {"service": "photos", "environment": "dev", "verbs": ["read"]}
 _VERBS = ("approve", "pause", "resume", "advance", "abort", "confirm-revoked", "force-revoke", "emergency")
 
@@ -100,14 +100,14 @@ BODIES: dict[str, Body] = {
     "POST /keys/{service}/{environment}/emergency/": {
         "mode": "replace", "confirm": "photos/prod", **WHY,
     },
-    "POST /consumers/new/": {"slug": "fresh", "team": "media"},
+    "POST /consumers/new/": {"slug": "fresh", "team": "imaging"},
     "POST /consumers/{slug}/tokens/": {"environment": "dev", "life": "30", "cidrs": ""},
     "POST /consumers/{slug}/tokens/{token_id}/rotate/": {"grace": "3600"},
     "POST /consumers/{slug}/tokens/{token_id}/revoke/": {"confirm": "farm"},
     "POST /consumers/{slug}/grants/": _GRANT,
     "POST /channels/my-mail/": {"email": "me@example.org"},
     "POST /channels/new/": {
-        "slug": "fresh", "kind": "mail", "team": "media", "level": "owner", "after": "0", "zone": "UTC",
+        "slug": "fresh", "kind": "mail", "team": "imaging", "level": "owner", "after": "0", "zone": "UTC",
     },
     "POST /channels/{slug}/": {"level": "lead", "after": "0", "zone": "UTC", "enabled": "on"},
     "POST /channels/{slug}/rotate-secret/": {"grace": "3600"},
@@ -123,6 +123,13 @@ BODIES: dict[str, Body] = {
     "POST /providers/new/": _PROVIDER,
     "POST /providers/{slug}/edit/": _provider,
     "POST /providers/{slug}/test/": {"key": ""},
+    "POST /profile/": {"name": "Fresh", "email": "", "time_zone": "UTC"},
+    "POST /profile/tokens/": {"life": "8"},
+    "POST /people/{user_id}/role/": {"role": "auditor"},
+    "POST /people/{user_id}/second-factor/": WHY,
+    "POST /team/{slug}/members/": {"user": "stranger", "role": "viewer"},
+    "POST /team/{slug}/members/{member_id}/role/": {"role": "operator"},
+    "POST /keys/{service}/{environment}/connect/": {"slug": "fresh", "life": "30"},
     "POST /policies/new/": {"slug": "fresh", "json": "{}"},
     "POST /policies/{slug}/edit/": _policy,
     "POST /policies/{slug}/save/": _policy,
@@ -141,7 +148,7 @@ BODIES: dict[str, Body] = {
     "PATCH /v1/services/{service}/": {"description": "What it is for."},
     "POST /v1/services/{service}/keys/": {"environment": "dev", "secret": SECRET},
     "PATCH /v1/services/{service}/keys/{environment}/": {"never_shown": True},
-    "POST /v1/consumers/": {"slug": "fresh", "team": "media"},
+    "POST /v1/consumers/": {"slug": "fresh", "team": "imaging"},
     "POST /v1/consumers/{consumer}/tokens/": {"environment": "dev"},
     "POST /v1/consumers/{consumer}/tokens/{token}/rotate/": {"grace": "PT1H"},
     "POST /v1/grants/": {"consumer": "farm", **_GRANT},
@@ -154,7 +161,7 @@ BODIES: dict[str, Body] = {
     "PATCH /v1/providers/{provider}/": {"name": "Fresh"},
     "POST /v1/policies/": {"slug": "fresh"},
     "PATCH /v1/policies/{policy}/": {"quiet": "PT20M"},
-    "POST /v1/channels/": {"slug": "fresh", "kind": "mail", "team": "media"},
+    "POST /v1/channels/": {"slug": "fresh", "kind": "mail", "team": "imaging"},
     "PATCH /v1/channels/{channel}/": {"level": "lead"},
     "POST /v1/emergency/": _started,
     "POST /v1/emergency/{run}/stop/": WHY,

@@ -19,11 +19,12 @@ from keyvault.domain import OrganisationRole, Role
 from keyvault.integrity import sign
 from keyvault.keystore import keys
 from keyvault.models import AuditEvent, Environment, Heartbeat, Provider, Service, Team, User, UserToken
-from keyvault.services import catalogue, consumers, people
-from rotation.models import Approval, Rotation, RotationPolicy
+from keyvault.services import catalogue, consumers, people, setup_links
+from rotation import operations
+from rotation.facts import OperationState
+from rotation.models import Approval, Operation, Rotation, RotationPolicy
 from rotation.policy import from_json, to_json
 from rotation.services import adding, channels, policies, radius, runs, starting, verbs
-from tests.api.management.world import work
 from tests.browser.furniture import person, team_with
 from tests.integration.console import confirm_password
 
@@ -35,7 +36,7 @@ CALLERS = (
 ABSENT = {
     "uuid": str(uuid.UUID(int=1)),
     "text": "absent",
-    "sequence": "999999999",
+    "number": "999999",
 }
 SESSION = "keyturn-session"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -67,8 +68,8 @@ class House:
             known = self.name(template, found[1])
             if not absent:
                 return known
-            kind = "uuid" if _UUID.fullmatch(known) else "text"
-            return ABSENT.get(found[1], ABSENT[kind])
+            kind = "uuid" if _UUID.fullmatch(known) else "number" if known.isdecimal() else "text"
+            return ABSENT[kind]
 
         return re.sub(r"\{(\w+)\}", fill, template)
 
@@ -76,17 +77,17 @@ class House:
 def build(now: datetime) -> House:
     policies.install_all(now=now)
     roles = {"viewer": Role.VIEWER, "operator": Role.OPERATOR, "lead": Role.LEAD}
-    house = House(now, team_with("media", "Media", now, **roles))
+    house = House(now, team_with("imaging", "Imaging", now, **roles))
     Heartbeat.objects.update_or_create(name="beat", defaults={"at": now + HOUR})
-    team_with("shop", "Shop", now, stranger=Role.LEAD)
+    team_with("billing", "Billing", now, stranger=Role.LEAD)
     person("auditor", role=OrganisationRole.AUDITOR)
     person("admin", role=OrganisationRole.ADMIN)
     person("superuser")
     User.objects.filter(username="superuser").update(is_superuser=True, is_staff=True)
-    User.objects.update(email="")
     _custody(house)
     _rotations(house)
     _around(house)
+    _people(house)
     _sign_in(house)
     return house
 
@@ -120,7 +121,7 @@ def _custody(house: House) -> None:
     row, token = consumers.create_token(SYSTEM, consumer, prod, expires_at=house.now + HOUR, now=house.now)
     grant = consumers.set_grant(SYSTEM, consumer, photos, prod, verbs=["read", "report"], now=house.now)
     theirs = consumers.create_consumer(
-        SYSTEM, slug="theirs", team=Team.objects.get(slug="shop"), now=house.now
+        SYSTEM, slug="theirs", team=Team.objects.get(slug="billing"), now=house.now
     )
     _, other = consumers.create_token(SYSTEM, theirs, prod, expires_at=house.now + HOUR, now=house.now)
     access = mint_access_token(
@@ -134,7 +135,7 @@ def _custody(house: House) -> None:
     assert version is not None
     house.names |= {
         " service": "photos", " environment": "prod", " consumer": "farm", " token_id": str(row.id),
-        " grant_id": str(grant.id), " grant": str(grant.id), " team": "media", " user": "viewer",
+        " grant_id": str(grant.id), " grant": str(grant.id), " team": "imaging", " user": "viewer",
         " provider": "internal", " token": str(row.id),
         "/setup token": "made-up", "/consumers slug": "farm",
         # Nobody is shown the key of a protected environment.
@@ -171,7 +172,8 @@ def _rotations(house: House) -> None:
         add_key(house, add_service(house, f"scans-{environment}"), environment)
     add_key(house, add_service(house, "glass"), "dev")
     waiting = _rotation(house, "film", "dev", "fast")
-    work()
+    asked = Operation.objects.get(rotation=waiting, state=OperationState.PENDING)
+    operations.perform(asked.id, house.now, ring=lambda _: None)
     finished = _rotation(house, "scans-staging", "staging", "fast")
     verbs.abort(SYSTEM, finished.id, reason="not now", now=house.now, ring=lambda _: None)
     paused = _rotation(house, "photos", "staging", "fast")
@@ -219,6 +221,22 @@ def _around(house: House) -> None:
     }  # fmt: skip
 
 
+def _people(house: House) -> None:
+    """The viewer as others see them, and a link for somebody new."""
+    viewer = User.objects.get(username="viewer")
+    link, secret = setup_links.invite(
+        actor("lead"), house.team, username="newcomer", role=Role.VIEWER, now=house.now
+    )
+    house.secrets["link"] = secret.expose()
+    event = AuditEvent.objects.filter(team_id=house.team.id).latest("sequence")
+    house.names |= {
+        "/team slug": "imaging", "/team member_id": str(house.team.memberships.get(user=viewer).id),
+        "/team link_id": str(link.id), "/people user_id": str(viewer.pk),
+        "/audit sequence": str(event.sequence), "/join token": "made-up",
+        "/accounts/sso provider_id": "made-up",
+    }  # fmt: skip
+
+
 # Callers -------------------------------------------------------------------------------------------
 
 
@@ -226,7 +244,9 @@ def _sign_in(house: House) -> None:
     for name in PEOPLE:
         user = User.objects.get(username=name)
         house.sessions[name] = _session(user, confirmed=True)
-        _, token = people.create_user_token(user, expires_at=house.now + HOUR, now=house.now)
+        row, token = people.create_user_token(user, expires_at=house.now + HOUR, now=house.now)
+        if name == "lead":
+            house.names["/profile token_id"] = str(row.id)
         house.tokens[name] = token.expose()
     lead = User.objects.get(username="lead")
     house.sessions["absent"] = house.sessions["lead"]
