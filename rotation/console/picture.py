@@ -58,6 +58,7 @@ EVENT_WORDS: Mapping[str, str] = {
     "gap:over": "The new key works",
     "attention": "A person is needed",
     "attention:cleared": "Taken care of",
+    "approval:wanted": "Waits for an approval",
     "approved": "Approved",
     "declined": "Declined",
     "glass:broken": "Approved by one person alone",

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from keyvault.models import User
 from tests.browser.conftest import Visit, Visitor
 from tests.browser.furniture import PASSWORD, Scene, person
-from tests.browser.test_pages import inspect
+from tests.browser.looking import inspect
 from tests.integration.signing_in import code_of
 
 

@@ -8,11 +8,8 @@ that is new is walked as soon as it stands there, and one that the walk cannot o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.sync_api import Page
 from pytest_django import DjangoDbBlocker
 
 from keyvault import clock
@@ -22,6 +19,7 @@ from tests.access.routes import routes
 from tests.api.conftest import Server, _pointed_at
 from tests.browser.conftest import Visit, Visitor
 from tests.browser.furniture import Scene
+from tests.browser.looking import LOOKS, judged, look
 
 # Files and figures for programs: there is nothing on a screen.
 NO_SCREENS = (
@@ -32,7 +30,6 @@ NO_SCREENS = (
     "/admin/jsi18n/",
 )
 SEEN = {"200": 200, "403": 403, "404": 404}
-AXE = AXE_FILE_PATH.read_text(encoding="utf-8")
 # Django's admin has a look of its own; what it must keep is the content policy.
 UNJUDGED = "/admin/"
 
@@ -56,21 +53,6 @@ def screens(caller: str, *told: str) -> list[tuple[str, int]]:
     ]
 
 
-def judged(page: Page) -> list[str]:
-    """What axe objects to, and what is wider than the screen."""
-    wrong = []
-    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    if wide > 0:
-        wrong.append(f"{wide} px wider than the screen")
-    if not page.evaluate("'axe' in window"):
-        page.evaluate(AXE)
-    found: dict[str, Any] = page.evaluate("axe.run({resultTypes: ['violations']})")
-    for violation in found["violations"]:
-        nodes = "; ".join(node["html"][:160] for node in violation["nodes"][:3])
-        wrong.append(f"axe {violation['id']}: {nodes}")
-    return wrong
-
-
 def walk(visitor: Visitor, house: House, places: list[tuple[str, int]], *, axe: bool) -> None:
     """Open every place; ``axe``: look at it light and wide, then dark and narrow."""
     wrong = []
@@ -84,11 +66,9 @@ def walk(visitor: Visitor, house: House, places: list[tuple[str, int]], *, axe: 
         wrong += [f"{path} shows {name}" for name, secret in house.secrets.items() if secret in text]
         if template.startswith(UNJUDGED):
             continue
-        for scheme, width in (("light", 1280), ("dark", 360)):
-            visitor.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            visitor.page.set_viewport_size({"width": width, "height": 900})
-            found = judged(visitor.page) if axe else []
-            wrong += [f"{path} ({scheme}, {width} px): {text}" for text in found]
+        for scheme, width in LOOKS if axe else ():
+            look(visitor.page, scheme, width)
+            wrong += [f"{path} ({scheme}, {width} px): {found}" for found in judged(visitor.page)]
     assert not wrong, "\n".join(wrong)
 
 
