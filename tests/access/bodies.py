@@ -129,7 +129,6 @@ BODIES: dict[str, Body] = {
     "POST /people/{user_id}/second-factor/": WHY,
     "POST /team/{slug}/members/": {"user": "stranger", "role": "viewer"},
     "POST /team/{slug}/members/{member_id}/role/": {"role": "operator"},
-    "POST /keys/{service}/{environment}/connect/": {"slug": "fresh", "life": "30"},
     "POST /policies/new/": {"slug": "fresh", "json": "{}"},
     "POST /policies/{slug}/edit/": _policy,
     "POST /policies/{slug}/save/": _policy,
