@@ -65,6 +65,11 @@ def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     return error_response(request, "not_found")
 
 
+def too_many_requests(request: HttpRequest) -> HttpResponse:
+    """allauth's own limits: passwords, codes, and asking who it is."""
+    return error_response(request, "rate_limited", "Too many attempts. Wait a few minutes, then try again.")
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
     # Django calls this while it handles the exception.
     if isinstance(sys.exc_info()[1], OperationalError | InterfaceError):

@@ -22,4 +22,5 @@ urlpatterns: list[URLResolver | URLPattern] = [
 handler400 = "keyvault.project.failures.bad_request"
 handler403 = "keyvault.project.failures.permission_denied"
 handler404 = "keyvault.project.failures.page_not_found"
+handler429 = "keyvault.project.failures.too_many_requests"  # asked for by allauth
 handler500 = "keyvault.project.failures.server_error"

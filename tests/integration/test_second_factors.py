@@ -259,3 +259,10 @@ def test_another_policy_for_a_protected_key_waits_until_it_is_clear_who_asks(hou
     assert ("prod", "fast") not in follows
     client.post("/accounts/reauthenticate/", {"password": PASSWORD, "next": path.format("prod")})
     assert ("prod", "fast") in follows.all()
+
+
+def test_too_many_attempts_are_told_on_a_page_of_ours() -> None:
+    client = client_of("lena")
+    answers = [client.post("/accounts/reauthenticate/", {"password": ""}) for _ in range(11)]
+    assert [answer.status_code for answer in answers] == [200] * 10 + [429]
+    assert "Too many attempts. Wait a few minutes" in answers[-1].content.decode()
