@@ -16,7 +16,7 @@ from rotation.policy import FAST, to_json
 from rotation.services import policies, starting, verbs
 from tests.browser.conftest import Visit
 from tests.browser.furniture import Scene, plain_key
-from tests.browser.test_pages import LOOKS, inspect
+from tests.browser.looking import LOOKS, inspect
 
 
 def asked(name: str) -> Rotation:
