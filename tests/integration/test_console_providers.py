@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from keyvault.actors import SYSTEM
+from keyvault.actors import SYSTEM, actor_for
+from keyvault.exceptions import KeyturnError
 from keyvault.keystore import open_admin_secret
-from keyvault.models import AuditEvent, Environment, Provider, Service
+from keyvault.models import AuditEvent, Environment, Provider, Service, Team, User
 from keyvault.services import catalogue, keys
 from rotation.breaker import FAILURES_TO_OPEN, note
 from rotation.console.providerforms import ProviderForm
@@ -331,6 +332,19 @@ def test_who_operates_nothing_there_tries_nothing(live: Provider, house: House) 
     for strange in (elsewhere, "no-key", "00000000-0000-0000-0000-000000000000"):
         assert attempt(client_of("otto"), strange).status_code == 422
     assert client_of("otto").get("/providers/removit/test/").status_code == 405
+    assert not AuditEvent.objects.filter(name="provider:tested").exists()
+
+
+def test_who_operates_something_else_there_sends_nobody_elses_key(live: Provider, house: House) -> None:
+    key = Service.objects.get(slug="photos").keys.select_related("service", "current").get()
+    shop = Team.objects.get(slug="shop")
+    catalogue.create_service(SYSTEM, slug="films", team=shop, provider=live, description="", now=house.now)
+    stranger = actor_for(User.objects.get(username="stranger"))
+    assert probing.may_test(stranger, live)
+    with pytest.raises(KeyturnError) as refusal:
+        probing.try_provider(stranger, live, key, now=house.now)
+    assert refusal.value.code == "permission_denied"
+    assert attempt(client_of("stranger"), key.pk).status_code == 422
     assert not AuditEvent.objects.filter(name="provider:tested").exists()
 
 
