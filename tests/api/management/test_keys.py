@@ -34,6 +34,13 @@ class TestKeys200:
         assert secret not in answer.content.decode()
         assert world.viewer.get(f"{path}prod/").json() == shown
 
+    def test_a_key_of_a_protected_environment_is_never_shown_unless_asked_for(self, world: World) -> None:
+        for environment, shown in (("dev", False), ("prod", True)):
+            made = world.lead.post(keys(world), {"environment": environment, "secret": new_secret()})
+            assert (made.status_code, made.json()["never_shown"]) == (201, shown)
+        asked = {"environment": "prod", "secret": new_secret(), "never_shown": False}
+        assert world.lead.post(keys(world), asked).json()["never_shown"] is False
+
     def test_versions_without_any_secret(self, world: World) -> None:
         secret = new_secret()
         key = world.key(secret=secret)
