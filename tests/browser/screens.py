@@ -6,9 +6,11 @@ The same furniture as in the tests, in a database of its own that is thrown away
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Literal
 
 import django
 
@@ -22,24 +24,59 @@ django.setup()
 
 from django.conf import settings
 from django.core.management import call_command
-from playwright.sync_api import Browser, Page, sync_playwright
+from django.test.utils import setup_test_environment
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from keyvault import clock
+from keyvault.actors import SYSTEM
+from keyvault.domain import Role
 from keyvault.models import Heartbeat
+from keyvault.services import people
+from tests.access.house import House, build
+from tests.access.reviewed import reviewed
 from tests.api.conftest import start_server, stop_server
 from tests.browser.conftest import ARGUMENTS, chromium
 from tests.browser.furniture import PASSWORD, Scene, furnish, simulators
 
-LOOKS = (("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390))
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+WIDTH, HEIGHT, NARROW, SCALE = 1200, 750, 390, 0.7
+NARROW_TOO = ("overview", "matrix", "keys-service-environment", "rotations-rotation_id")
+# Forms that look like the one for aborting, and pages that only say so.
+ALIKE = re.compile(
+    r"/rotations/\{rotation_id\}/(advance|approve|confirm|emergency|evidence|extend|force|pause|resume|remind)"
+    r"|/emergency/\{run_id\}/(stop|resume)|/accounts/(?!2fa/$)"
+    r"|/(channels|policies|team)/.+/remove/|/consumers/.+/rotate/|/admin/.+|/livez|/readyz|/metrics|/v1/(?!docs)"
+)
+MOST_BYTES = 6_000_000
 
 
-def pages(scenes: dict[str, Scene]) -> dict[str, str]:
-    return {
-        "overview": "/",
-        "matrix": "/matrix/",
-        "key": "/keys/background-removal/prod/",
-        "rotation": f"/rotations/{scenes['shifting'].rotation.id}/",
-    }
+def pages(house: House) -> dict[str, tuple[str, str]]:
+    """Name of the picture -> who looks, and the path: every screen that a lead or an administrator opens."""
+    found = {}
+    for line in reviewed():
+        who = next((user for caller, user in LOOKERS if line[caller] == "200"), "")
+        if line["method"] == "GET" and who and not ALIKE.match(line["route"].partition("?")[0]):
+            name = re.sub(r"[^a-z0-9_-]+", "-", line["route"].replace("{", "").replace("}", "")).strip("-")
+            found[name or "overview"] = (who, house.path(line["route"]))
+    return found
+
+
+LOOKERS = (("lead", "lena"), ("admin", "ada"))
+
+
+def inhabited(scenes: dict[str, Scene]) -> House:
+    """One of everything, and where the furniture has it, the livelier one."""
+    house = build(clock.now())
+    people.set_member(SYSTEM, house.team, username="lena", role=Role.LEAD, now=clock.now())
+    shifting = str(scenes["shifting"].rotation.id)
+    house.names |= {
+        " service": "background-removal",
+        "/rotations rotation_id": shifting,
+        "/consumers slug": "render-farm",
+        "/rotations/{rotation_id}/supply rotation_id": str(scenes["waiting"].rotation.id),
+        "/keys/{service}/{environment}/rotate environment": "staging",
+    }  # fmt: skip
+    return house
 
 
 def keep_alive(scenes: dict[str, Scene]) -> None:
@@ -50,25 +87,36 @@ def keep_alive(scenes: dict[str, Scene]) -> None:
     Heartbeat.objects.update_or_create(name="beat", defaults={"at": clock.now()})
 
 
-def shoot(browser: Browser, origin: str, scenes: dict[str, Scene], target: Path) -> None:
-    for scheme, width in LOOKS:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme="dark" if scheme == "dark" else "light",
-        )
-        page: Page = context.new_page()
-        page.goto(f"{origin}/accounts/login/")
-        page.fill("#id_login", "lena")
+def enter(browser: Browser, origin: str, username: str) -> Page:
+    """A page of somebody who has signed in and confirmed who they are."""
+    size: ViewportSize = {"width": WIDTH, "height": HEIGHT}
+    page = browser.new_context(viewport=size, device_scale_factor=SCALE, reduced_motion="reduce").new_page()
+    page.goto(f"{origin}/accounts/login/")
+    page.fill("#id_login", username)
+    for path in ("", "/accounts/reauthenticate/"):
+        if path:
+            page.goto(origin + path)
         page.fill("#id_password", PASSWORD)
         page.click("main button[type=submit]")
         page.wait_for_url(f"{origin}/")
-        for name, path in pages(scenes).items():
-            keep_alive(scenes)
-            page.goto(origin + path)
-            page.wait_for_function("!document.querySelector('time').textContent.includes('UTC')")
-            suffix = "" if width == 1280 else f"-{width}"
-            page.screenshot(path=target / f"{name}-{scheme}{suffix}.png")
-        context.close()
+    return page
+
+
+def shoot(browser: Browser, origin: str, scenes: dict[str, Scene], target: Path) -> None:
+    house = inhabited(scenes)
+    seats = {username: enter(browser, origin, username) for _, username in LOOKERS}
+    for name, (username, path) in pages(house).items():
+        keep_alive(scenes)
+        page = seats[username]
+        page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+        page.goto(origin + path)
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            page.screenshot(path=target / f"{name}-{scheme}.png")
+            if name in NARROW_TOO:
+                page.set_viewport_size({"width": NARROW, "height": HEIGHT})
+                page.screenshot(path=target / f"{name}-{scheme}-{NARROW}.png")
+                page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 
 
 def main(target: Path) -> None:
@@ -76,6 +124,9 @@ def main(target: Path) -> None:
     if path is None:
         raise SystemExit("no Chromium found")
     target.mkdir(parents=True, exist_ok=True)
+    for old in target.glob("*.png"):
+        old.unlink()
+    setup_test_environment()  # the house signs its people in with the test client
     data = Path(settings.KEYTURN_DATA)
     call_command("migrate", verbosity=0)
     with simulators("removit", "removebgvideo", "backgrounderase", "backgroundcut") as running:
@@ -89,6 +140,9 @@ def main(target: Path) -> None:
         finally:
             stop_server(process)
     shutil.rmtree(data.parent)
+    size = sum(picture.stat().st_size for picture in target.glob("*.png"))
+    if size > MOST_BYTES:
+        raise SystemExit(f"The pictures take {size} bytes; {MOST_BYTES} is the most.")
 
 
 if __name__ == "__main__":
