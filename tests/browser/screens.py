@@ -40,7 +40,8 @@ from tests.browser.furniture import PASSWORD, Scene, furnish, simulators
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 WIDTH, HEIGHT, NARROW, SCALE = 1200, 750, 390, 0.7
-NARROW_TOO = ("overview", "matrix", "keys-service-environment", "rotations-rotation_id")
+SHORT = {"": "overview", "keys-service-environment": "key", "rotations-rotation_id": "rotation"}
+NARROW_TOO = ("overview", "matrix", "key", "rotation")
 # Forms that look like the one for aborting, and pages that only say so.
 ALIKE = re.compile(
     r"/rotations/\{rotation_id\}/(advance|approve|confirm|emergency|evidence|extend|force|pause|resume|remind)"
@@ -57,7 +58,7 @@ def pages(house: House) -> dict[str, tuple[str, str]]:
         who = next((user for caller, user in LOOKERS if line[caller] == "200"), "")
         if line["method"] == "GET" and who and not ALIKE.match(line["route"].partition("?")[0]):
             name = re.sub(r"[^a-z0-9_-]+", "-", line["route"].replace("{", "").replace("}", "")).strip("-")
-            found[name or "overview"] = (who, house.path(line["route"]))
+            found[SHORT.get(name, name)] = (who, house.path(line["route"]))
     return found
 
 
