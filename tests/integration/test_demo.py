@@ -105,21 +105,44 @@ def wait_until(condition: Any, seconds: float) -> bool:
     return False
 
 
-def test_four_keys_are_replaced_unnoticed_and_a_bad_one_is_taken_back(
-    bare_environment: dict[str, str], tmp_path: Path, free_port: int
+def signed_in(address: str, username: str, password: str) -> urllib.request.OpenerDirector:
+    """A browser without JavaScript, as far as the console needs one."""
+    cookies = CookieJar()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
+    page = browser.open(f"{address}/accounts/login/").read().decode()
+    (token,) = set(re.findall(r'name="csrfmiddlewaretoken" value="([^"]+)"', page))
+    form = {"csrfmiddlewaretoken": token, "login": username, "password": password}
+    browser.open(f"{address}/accounts/login/", urllib.parse.urlencode(form).encode())
+    return browser
+
+
+def test_four_keys_are_replaced_unnoticed_and_the_console_shows_what_was_told(
+    start: Start, tmp_path: Path, free_port: int
 ) -> None:
     data = tmp_path / "demo"
-    done = subprocess.run(
-        [*COMMAND, "--once", "--json", "--speed", "20", "--port", str(free_port), "--data", str(data)],
-        env=bare_environment,
-        capture_output=True,
-        text=True,
-        timeout=3 * SECONDS,
-        check=False,
+    demo = start("--json", "--speed", "20", "--port", str(free_port), "--data", str(data))
+    assert wait_until(
+        lambda: demo.said("Ctrl-C stops everything.") or demo.process.poll() is not None, SECONDS
     )
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
-    told = json.loads(line)
+    text = demo.errors.read_text()
+    assert demo.process.poll() is None, text
+    (line,) = demo.output.read_text().splitlines()
+    everything_was_shown(json.loads(line))
+    address = f"http://127.0.0.1:{free_port}"
+    (person,) = re.findall(r"user (\S+), password (\S+)", text)
+    browser = signed_in(address, *person)
+    shown = re.findall(rf"({address}/rotations/\S+/)  (\w+): ", text)
+    assert Counter(stage for _, stage in shown) == {"succeeded": 7, "rolled_back": 2}
+    for url, stage in shown:
+        page = browser.open(url).read().decode()
+        assert stage.replace("_", " ") in page.lower()
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.process.wait(SECONDS) == 0, demo.errors.read_text()
+    assert not answers(free_port)
+    assert processes_of(data) == []
+
+
+def everything_was_shown(told: dict[str, Any]) -> None:
     assert list(told) == ["providers", "rollback", "chapters"]
     assert [one["provider"] for one in told["providers"]] == PROVIDERS
     for one in told["providers"]:
@@ -133,43 +156,6 @@ def test_four_keys_are_replaced_unnoticed_and_a_bad_one_is_taken_back(
     assert 0 <= told["rollback"]["seconds_to_weight_0"] < SECONDS
     assert [one["chapter"] for one in told["chapters"]] == CHAPTERS
     assert all(one["shown"] is True and one["seconds"] > 0 for one in told["chapters"])
-    assert not answers(free_port)
-
-
-def signed_in(address: str, username: str, password: str) -> urllib.request.OpenerDirector:
-    """A browser without JavaScript, as far as the console needs one."""
-    cookies = CookieJar()
-    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
-    page = browser.open(f"{address}/accounts/login/").read().decode()
-    (token,) = set(re.findall(r'name="csrfmiddlewaretoken" value="([^"]+)"', page))
-    form = {"csrfmiddlewaretoken": token, "login": username, "password": password}
-    browser.open(f"{address}/accounts/login/", urllib.parse.urlencode(form).encode())
-    return browser
-
-
-def test_it_stays_up_and_the_console_shows_what_was_told(
-    start: Start, tmp_path: Path, free_port: int
-) -> None:
-    data = tmp_path / "demo"
-    demo = start("--json", "--speed", "20", "--port", str(free_port), "--data", str(data))
-    assert wait_until(
-        lambda: demo.said("Ctrl-C stops everything.") or demo.process.poll() is not None, SECONDS
-    )
-    text = demo.errors.read_text()
-    assert demo.process.poll() is None, text
-    assert list(json.loads(demo.output.read_text())) == ["providers", "rollback", "chapters"]
-    address = f"http://127.0.0.1:{free_port}"
-    (person,) = re.findall(r"user (\S+), password (\S+)", text)
-    browser = signed_in(address, *person)
-    shown = re.findall(rf"({address}/rotations/\S+/)  (\w+): ", text)
-    assert Counter(stage for _, stage in shown) == {"succeeded": 7, "rolled_back": 2}
-    for url, stage in shown:
-        page = browser.open(url).read().decode()
-        assert stage.replace("_", " ") in page.lower()
-    demo.process.send_signal(signal.SIGINT)
-    assert demo.process.wait(SECONDS) == 0, demo.errors.read_text()
-    assert not answers(free_port)
-    assert processes_of(data) == []
 
 
 @pytest.mark.parametrize("moment", ["Keyturn answers", "(a) the prod keys"])
