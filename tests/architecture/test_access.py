@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -9,11 +10,12 @@ from django.db import transaction
 from pytest_django import DjangoDbBlocker
 
 from keyvault import clock
-from tests.access.asking import UNSAFE, lines
+from tests.access.asking import UNSAFE, ask, lines
 from tests.access.house import CALLERS, House, build
 from tests.access.reviewed import name_of, reviewed
-from tests.access.routes import routes
+from tests.access.routes import Route, routes
 
+_OFFERED = re.compile(r'(href|action)="(/(?!static/|accounts/|v1/)[^"#]*)"')
 GROUPS = ("accounts", "api-custody", "api-rotation", "pages-custody", "pages-rotation", "project", "records")
 # One set-up for each half, so that two workers share the work.
 HALVES = {group: "access-pages" if group.startswith("pages") else "access-rest" for group in GROUPS}
@@ -74,6 +76,28 @@ def test_everybody_gets_the_answer_that_was_reviewed(house: House, group: str) -
             if line[caller] != expected.get(caller)
         ]
     assert other == []
+
+
+@pytest.mark.django_db
+@pytest.mark.xdist_group("access-pages")
+@pytest.mark.parametrize("caller", ["viewer", "operator"])
+def test_no_page_offers_what_would_be_refused(house: House, caller: str) -> None:
+    """Every link and every form of every page that this caller opens leads somewhere else than to a 403."""
+    pages = [line for line in reviewed() if line["method"] == "GET" and line[caller] == "200"]
+    offered = set()
+    for line in pages:
+        if line["route"].startswith(("/v1/", "/admin/", "/livez", "/readyz", "/metrics")):
+            continue
+        _, text = ask(house, Route(line["route"], "", ("GET",)), "GET", caller, {})
+        found = _OFFERED.findall(text.partition("<main")[2])
+        offered |= {("POST" if name == "action" else "GET", path) for name, path in found}
+    assert len(offered) > 30
+    refused = []
+    for method, path in sorted(offered):
+        route = Route(path.replace("&amp;", "&"), "", (method,))
+        answer, _ = ask(house, route, method, caller, {})
+        refused += [f"{method} {path}"] * (answer.status_code == 403)
+    assert refused == []
 
 
 def test_every_route_is_in_the_file_and_nothing_else() -> None:
