@@ -89,6 +89,17 @@ def test_a_key_that_is_never_shown_has_no_button_and_says_why(house: House) -> N
     assert SECRET not in answer.content.decode()
 
 
+def test_showing_a_key_again_asks_who_it_is_first(house: House) -> None:
+    lead = client_of("lena")
+    lead.post(KEY + "never-shown/", {"never_shown": "1"})
+    answer = lead.post(KEY + "never-shown/", {"never_shown": ""})
+    assert "/accounts/reauthenticate/" in answer.headers["Location"]
+    assert house.prod.never_shown
+    confirm_password(lead, KEY)
+    lead.post(KEY + "never-shown/", {"never_shown": ""})
+    assert not house.prod.never_shown
+
+
 # The key page ----------------------------------------------------------------------------------------
 
 

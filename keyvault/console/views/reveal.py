@@ -64,9 +64,16 @@ def _after_password(request: HttpRequest, service: str, environment: str) -> Htt
 @signed_in
 @require_POST
 def never_shown(request: HttpRequest, service: str, environment: str) -> HttpResponse:
-    """Mark a key as never shown to people, or take that back."""
+    """Mark a key as never shown to people, or take that back; the latter asks who it is."""
     key = find_key(actor_of(request), service, environment)
+    actor_of(request).demand("manage", key.service.team_id)
+    gate = _mark if request.POST.get("never_shown") == "1" else confirmed(_mark, resume=True)
+    return gate(request, service, environment)
+
+
+def _mark(request: HttpRequest, service: str, environment: str) -> HttpResponse:
     wanted = request.POST.get("never_shown") == "1"
+    key = find_key(actor_of(request), service, environment)
     keys.set_never_shown(actor_of(request), key, never_shown=wanted, now=clock.now())
     text = "Nobody can reveal this key from now on." if wanted else "Leads may reveal this key again."
     messages.success(request, text)
