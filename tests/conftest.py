@@ -14,9 +14,25 @@ import pytest
 
 from tests.bootstrap import chosen_database
 
-# What these hold does not depend on the database, so the second run leaves them out.
 TOLD = "told"
-DATABASE_FREE = ("architecture", "browser", "drivers", "leaks", "unit")
+# What these hold does not depend on the database, so the second run leaves them out. The console calls the
+# same services as the API, and the browser visits every page besides.
+ONCE = (
+    "architecture/",
+    "browser/",
+    "drivers/",
+    "integration/test_console_",
+    "leaks/",
+    "properties/test_crypto",
+    "unit/",
+    "api/test_schema.py",
+)
+TWICE = ("test_console_audit.py", "test_console_queries.py", "test_console_records.py")
+# Management is asked over the wire on the database of production; on SQLite the pages and the access rules
+# do the same.
+POSTGRESQL = ("api/management/", "api/test_schemathesis.py")
+# These share servers, which each process of the run would start for itself.
+TOGETHER = ("api/", "browser/")
 # One thread tells a story, so a second database adds little; these are told on both. What PostgreSQL alone
 # can show (locks, races, crashes) has tests of its own in concurrency/ and crash/.
 STORIES_TWICE = ("test_approvals.py", "test_glance.py", "test_happy_day.py", "test_rollback.py")
@@ -28,12 +44,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     unwanted = "once" if chosen_database() == "postgresql" else "postgresql"
     here = Path(__file__).parent
     for item in items:
-        room = item.path.relative_to(here).parts[0]
-        if room in DATABASE_FREE or (room == "stories" and item.path.name not in STORIES_TWICE):
+        place = item.path.relative_to(here).as_posix()
+        one = place.startswith(ONCE) and item.path.name not in TWICE
+        if one or (place.startswith("stories/") and item.path.name not in STORIES_TWICE):
             item.add_marker(pytest.mark.once)
-    for item in items:
+        if place.startswith(POSTGRESQL):
+            item.add_marker(pytest.mark.postgresql)
         if item.get_closest_marker("serial"):
             item.add_marker(pytest.mark.xdist_group("serial"))
+        elif place.startswith(TOGETHER):
+            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
     dropped = [item for item in items if item.get_closest_marker(unwanted)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)

@@ -29,7 +29,7 @@ from tests.stories.world import World
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
 
-ROUNDS = scaled("RACES", 1_000, 10_000)  # of each kind
+ROUNDS = scaled("RACES", 200, 10_000)  # of each kind
 FROM_ONE_BRINK = 100  # the last of them goes on to its end at the provider
 AHEAD = 0.02  # seconds that one of both sets out before the other, at most
 STEP = timedelta(seconds=5)

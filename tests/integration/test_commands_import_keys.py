@@ -150,7 +150,7 @@ def test_names_that_are_unknown_are_not_repeated_either(furniture: Furniture, wr
     assert said.splitlines() == [
         "row 2: service: there is no such service.",
         "row 3: environment: use one of dev, staging, prod.",
-        "row 4: policy: use one of emergency, fast, standard, or leave it empty.",
+        "row 4: policy: use one of cutover, emergency, fast, standard, or leave it empty.",
     ]
     assert secret not in said + str(error)
 

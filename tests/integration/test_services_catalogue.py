@@ -43,7 +43,8 @@ def test_presets_are_there_once_and_what_people_changed_stays(db: None) -> None:
         ("prod", True),
     ]
     assert set(Provider.objects.values_list("slug", flat=True)) == {p.slug for p in PROVIDER_PRESETS}
-    assert set(RotationPolicy.objects.values_list("slug", flat=True)) == {"standard", "fast", "emergency"}
+    presets = {"standard", "fast", "emergency", "cutover"}
+    assert set(RotationPolicy.objects.values_list("slug", flat=True)) == presets
     Provider.objects.filter(slug="removebgvideo").update(base_url="https://api.example.org")
     Environment.objects.filter(slug="staging").update(protected=True)
     policies.install_all(now=NOW)

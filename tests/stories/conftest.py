@@ -18,9 +18,9 @@ MINUTE = timedelta(minutes=1)
 BRISK = Policy(
     interval=timedelta(days=30),
     steps=(Step(25, MINUTE), Step(50, MINUTE), Step(100, MINUTE)),
-    monitor=10 * MINUTE,
+    monitor=5 * MINUTE,
     quiet=2 * MINUTE,
-    cool_off=5 * MINUTE,
+    cool_off=2 * MINUTE,
     deadline=timedelta(hours=3),
     window=MINUTE,
     probe_every=MINUTE,

@@ -269,7 +269,7 @@ def test_a_policy_may_ask_for_more_people_to_force(world: Build) -> None:
 
 
 def test_a_rotation_that_is_held_at_its_deadline_may_get_more_time(world: Build) -> None:
-    w = world(policy=replace(BRISK, deadline=timedelta(minutes=40)))
+    w = world(policy=replace(BRISK, deadline=timedelta(minutes=20)))
     w.start()
     w.run_to("monitor")
     laggard = w.instances[0]

@@ -18,7 +18,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def _monitoring(build: Build, seconds: float = 120, **more: Any) -> World:
-    w = build(**more)
+    w = build(**{"policy": replace(BRISK, monitor=10 * MINUTE), **more})
     w.start()
     w.run_to("monitor")
     w.run(lambda: w.rotation.monitored_seconds >= seconds)

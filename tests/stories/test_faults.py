@@ -305,7 +305,7 @@ def test_emergency_replaces_at_once_and_revokes_the_leaked_key(world: Build) -> 
     assert not w.honoured(1)
     assert w.version(1).compromised_at is not None
     assert w.rotation.finished_at is not None
-    assert w.rotation.finished_at - w.rotation.created_at < timedelta(minutes=16)
+    assert w.rotation.finished_at - w.rotation.created_at < timedelta(minutes=10)
 
 
 def test_emergency_kill_withholds_and_revokes_first(world: Build) -> None:

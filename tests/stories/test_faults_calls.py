@@ -314,7 +314,7 @@ def test_a_key_that_is_gone_already_is_revoked(world: Build) -> None:
     without(w, "disable", "enable")
     w.start()
     w.run_to("monitor")
-    w.run(lambda: w.rotation.monitored_seconds > 500)
+    w.run(lambda: w.rotation.monitored_seconds > 200)
     w.control.revoke(w.version(1).provider_key_id)
     w.run_to("succeeded")
     assert of(w, Kind.REVOKE).outcome == "revoked"

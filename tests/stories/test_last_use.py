@@ -52,9 +52,9 @@ def test_our_own_probes_are_no_use(telling: World) -> None:
     assert _inspections(w) == []
     entered = w.now
     w.run_to("revoke")
-    assert w.now - entered <= timedelta(minutes=13)
+    assert w.now - entered <= BRISK.monitor + timedelta(minutes=3)
     assert w.rotation.provider_used_at is None
-    assert len(_inspections(w)) >= 8
+    assert len(_inspections(w)) >= 4
     assert {(one.side, one.outcome) for one in _inspections(w)} == {(Side.OUTGOING, "inspected")}
     reasons = w.rotation.events.filter(name="operation").values_list("reason", flat=True)
     assert not any(reason.startswith("inspect") for reason in reasons), "no line in the timeline each minute"
