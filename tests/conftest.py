@@ -35,7 +35,7 @@ POSTGRESQL = ("api/management/", "api/test_schemathesis.py")
 TOGETHER = ("api/", "browser/")
 # One thread tells a story, so a second database adds little; these are told on both. What PostgreSQL alone
 # can show (locks, races, crashes) has tests of its own in concurrency/ and crash/.
-STORIES_TWICE = ("test_approvals.py", "test_glance.py", "test_happy_day.py", "test_rollback.py")
+STORIES_TWICE = ("test_glance.py", "test_happy_day.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -139,10 +139,13 @@ def loopback_only() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _fresh_installation() -> Iterator[None]:
-    """The installation's id belongs to a database, and every test has its own."""
+    """The installation's id belongs to a database, and every test has its own; attempts are counted anew."""
+    from django.core.cache import cache
+
     from keyvault import keystore
 
     keystore.forget_installation()
+    cache.clear()
     yield
     keystore.forget_installation()
 

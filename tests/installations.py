@@ -23,7 +23,6 @@ from urllib.parse import urlsplit, urlunsplit
 import psutil
 import psycopg
 from django.conf import settings as django_settings
-from django.core.management import call_command
 from django.db import connection, connections
 
 from keyvault import clock, keystore
@@ -33,6 +32,7 @@ from tests.api.conftest import Server
 from tests.api.wire import exchange
 from tests.bootstrap import start_postgresql
 from tests.integration.processes import alive, descendants, end, start, wait_for
+from tests.migrated import migrate
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def install(folder: Path, server_url: str) -> Installation:
     url = _new_database(server_url) if server_url else ""
     installation = Installation(data, url)
     with installation.in_force():
-        call_command("migrate", verbosity=0)
+        migrate()
         install_all(now=clock.now())
     return installation
 

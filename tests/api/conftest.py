@@ -22,13 +22,13 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 from django.conf import settings as django_settings
-from django.core.management import call_command
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from keyvault import clock, keystore
 from keyvault.crypto.keyring import Keyring
 from tests.api.wire import Reply, exchange
+from tests.migrated import migrate
 
 START_SECONDS = 30
 
@@ -143,7 +143,7 @@ def serving(
     Keyring.create_file(data / "keyring.json", ["dev", "staging", "prod", "system"])
     database, url = _new_database(data)
     with django_db_blocker.unblock(), _pointed_at(database, data / "keyring.json"):
-        call_command("migrate", verbosity=0)
+        migrate()
         install_all(now=clock.now())
     environment = {"KEYTURN_DATA": str(data), "DATABASE_URL": url, "KEYTURN_DATABASE_POOL": "8", **settings}
     process, port = start_server(data, environment, workers=workers)

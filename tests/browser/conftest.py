@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.core.management import call_command
 from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
 from pytest_django import DjangoDbBlocker
 
@@ -25,6 +24,7 @@ from keyvault.models import Heartbeat
 from rotation.simulators import RunningSimulator
 from tests.api.conftest import Server, _new_database, _pointed_at, start_server, stop_server
 from tests.browser.furniture import PASSWORD, Scene, furnish, simulators
+from tests.migrated import migrate
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -83,7 +83,7 @@ def site(
     Keyring.create_file(data / "keyring.json", ["dev", "staging", "prod", "system"])
     database, url = _new_database(data)
     with django_db_blocker.unblock(), _pointed_at(database, data / "keyring.json"):
-        call_command("migrate", verbosity=0)
+        migrate()
     environment = {"KEYTURN_DATA": str(data), "DATABASE_URL": url, "KEYTURN_HEARTBEAT_MAX_AGE": "3600"}
     process, port = start_server(data, environment)
     yield Server(port, data, database, data / "server.log")

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from playwright.sync_api import expect
 
 from keyvault import clock
 from keyvault.actors import SYSTEM, actor_for
-from keyvault.models import AuditEvent, Provider, Service, Team, User
+from keyvault.models import Provider, Service, Team, User
 from keyvault.services import catalogue
 from rotation.models import Approval, Rotation, RotationPolicy
 from rotation.policy import FAST, to_json
-from rotation.services import policies, starting, verbs
+from rotation.services import policies, starting
 from tests.browser.conftest import Visit
 from tests.browser.furniture import Scene, plain_key
-from tests.browser.looking import LOOKS, inspect
+from tests.browser.looking import inspect
 
 
 def asked(name: str) -> Rotation:
@@ -36,40 +35,6 @@ def asked(name: str) -> Rotation:
     lena = actor_for(User.objects.get(username="lena"))
     reason = "the yearly audit asks for it"
     return starting.start(lena, key, policy=policy, reason=reason, now=now, ring=lambda _: None)
-
-
-def decided_alone() -> Approval:
-    known = Approval.objects.filter(review_due_at__isnull=False).first()
-    if known is not None:
-        return known
-    row, lena = asked("alone"), actor_for(User.objects.get(username="lena"))
-    verbs.break_glass(lena, row.id, reason="nobody is awake", now=clock.now(), ring=lambda _: None)
-    return Approval.objects.get(rotation=row)
-
-
-@pytest.mark.parametrize(("scheme", "width"), LOOKS)
-def test_every_desk_is_clean(house: dict[str, Scene], visit: Visit, scheme: str, width: int) -> None:
-    waiting, alone = asked("waits-for-two"), decided_alone()
-    visitor = visit("ada", scheme=scheme, width=width)
-    newest = AuditEvent.objects.latest("sequence").sequence
-    wrong = []
-    for path in (
-        "/approvals/",
-        f"/approvals/{waiting.id}/",
-        f"/reviews/{alone.id}/",
-        "/policies/",
-        "/policies/new/",
-        "/policies/fast/edit/?json",
-        "/policies/standard/remove/",
-        "/providers/",
-        "/providers/removit/",
-        "/providers/new/?from=backgrounderase",
-        "/audit/?actor=lena&event=rotation:*",
-        f"/audit/{newest}/",
-    ):
-        assert visitor.open(path).status == 200, path
-        wrong += inspect(visitor, path)
-    assert wrong == []
 
 
 def test_a_lead_breaks_the_glass_and_another_person_reviews_it(house: dict[str, Scene], visit: Visit) -> None:

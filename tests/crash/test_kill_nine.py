@@ -20,7 +20,7 @@ from tests.bootstrap import chosen_database
 from tests.conftest import Tell
 from tests.scale import scaled
 
-ROUNDS = scaled("KILLS", 200 if chosen_database() == "postgresql" else 800, 5_000)
+ROUNDS = scaled("KILLS", 200 if chosen_database() == "postgresql" else 300, 5_000)
 
 
 @pytest.fixture

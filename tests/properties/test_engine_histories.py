@@ -39,7 +39,7 @@ from tests.stories.conftest import BRISK
 from tests.stories.world import World
 
 # In each shard. PostgreSQL sees fewer, for its own ways of locking have tests of their own.
-HISTORIES = scaled("HISTORIES", *((8, 250) if chosen_database() == "postgresql" else (40, 2_500)))
+HISTORIES = scaled("HISTORIES", *((6, 250) if chosen_database() == "postgresql" else (25, 2_500)))
 STEPS = 80
 SHARDS = 4
 TICKS_TO_END = 100
