@@ -38,7 +38,8 @@ def _own_postgresql(django_db_blocker: DjangoDbBlocker) -> Iterator[Breakable]:
 
 @pytest.fixture
 def breakable(_own_postgresql: Breakable, django_db_blocker: DjangoDbBlocker) -> Iterator[Breakable]:
-    """In force: rows that a test makes through the services go there."""
+    """In force: rows that a test makes through the services go there. It runs, whatever the last test did."""
+    _own_postgresql.postgresql.start()
     with django_db_blocker.unblock(), _own_postgresql.installation.in_force():
         yield _own_postgresql
 

@@ -16,11 +16,10 @@ import psycopg
 import pytest
 
 from keyvault.crypto.keyring import Keyring
-from tests.bootstrap import chosen_database
 from tests.conftest import Tell
 from tests.scale import scaled
 
-ROUNDS = scaled("KILLS", 200 if chosen_database() == "postgresql" else 300, 5_000)
+ROUNDS = scaled("KILLS", 200, 5_000)
 
 
 @pytest.fixture
@@ -59,6 +58,7 @@ def run(module: str, environment: dict[str, str], *options: str, timeout: int) -
     return counted
 
 
+@pytest.mark.postgresql
 @pytest.mark.serial
 def test_death_at_every_named_point_loses_nothing(own_installation: dict[str, str], tell: Tell) -> None:
     counted = run("tests.crash.points", own_installation, timeout=300)
