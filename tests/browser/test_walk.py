@@ -53,8 +53,8 @@ def screens(caller: str, *told: str) -> list[tuple[str, int]]:
     ]
 
 
-def walk(visitor: Visitor, house: House, places: list[tuple[str, int]], *, axe: bool) -> None:
-    """Open every place; ``axe``: look at it light and wide, then dark and narrow."""
+def walk(visitor: Visitor, house: House, places: list[tuple[str, int]]) -> None:
+    """Open every place, and look at it light and wide, then dark and narrow."""
     wrong = []
     visitor.expected = {403, 404}
     for template, status in places:
@@ -66,7 +66,7 @@ def walk(visitor: Visitor, house: House, places: list[tuple[str, int]], *, axe: 
         wrong += [f"{path} shows {name}" for name, secret in house.secrets.items() if secret in text]
         if template.startswith(UNJUDGED):
             continue
-        for scheme, width in LOOKS if axe else ():
+        for scheme, width in LOOKS:
             look(visitor.page, scheme, width)
             wrong += [f"{path} ({scheme}, {width} px): {found}" for found in judged(visitor.page)]
     assert not wrong, "\n".join(wrong)
@@ -87,19 +87,19 @@ def settled(visit: Visit) -> Visit:
 
 
 def test_every_screen_of_a_lead_is_clean(rooms: House, settled: Visit) -> None:
-    walk(settled("lead"), rooms, screens("lead", "200"), axe=True)
+    walk(settled("lead"), rooms, screens("lead", "200"))
 
 
 def test_every_screen_of_an_administrator_that_leads_do_not_have_is_clean(
     rooms: House, settled: Visit
 ) -> None:
     leads = screens("lead", "200")
-    walk(settled("admin"), rooms, [one for one in screens("admin", "200") if one not in leads], axe=True)
+    walk(settled("admin"), rooms, [one for one in screens("admin", "200") if one not in leads])
 
 
 @pytest.mark.parametrize("caller", ["viewer", "stranger"])
 def test_who_may_less_finds_what_was_reviewed(rooms: House, settled: Visit, caller: str) -> None:
-    walk(settled(caller), rooms, screens(caller, "200", "403", "404"), axe=False)
+    walk(settled(caller), rooms, screens(caller, "200", "403", "404"))
 
 
 def test_the_signed_out_find_the_entrance_and_nothing_behind_it(rooms: House, visit: Visit) -> None:
@@ -109,7 +109,7 @@ def test_the_signed_out_find_the_entrance_and_nothing_behind_it(rooms: House, vi
         if line["method"] == "GET" and line["nobody"] in ("login", "entrance"):
             answer = visitor.page.request.get(visitor.origin + rooms.path(line["route"]))
             assert answer.url.startswith(f"{visitor.origin}/accounts/login/"), line["route"]
-    walk(visitor, rooms, screens("nobody", "200", "404"), axe=True)
+    walk(visitor, rooms, screens("nobody", "200", "404"))
 
 
 def test_no_page_is_left_out(rooms: House) -> None:
