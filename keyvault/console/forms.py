@@ -79,8 +79,9 @@ class SecretField(forms.CharField):
             raise forms.ValidationError(error.message, code=error.code) from error
 
 
-class SetupForm(forms.Form):
-    username = forms.CharField(max_length=150, validators=[User.username_validator])
+class NewPasswordForm(forms.Form):
+    """A password typed twice. Who it is for decides what else is asked, and when both are compared."""
+
     password = forms.CharField(
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
         strip=False,
@@ -92,6 +93,11 @@ class SetupForm(forms.Form):
         strip=False,
     )
 
+
+class SetupForm(NewPasswordForm):
+    field_order = ("username", "password", "again", "team")
+
+    username = forms.CharField(max_length=150, validators=[User.username_validator])
     team = forms.CharField(
         label="Your team",
         max_length=60,

@@ -6,7 +6,7 @@ from zoneinfo import available_timezones
 
 from django import forms
 
-from keyvault.console.forms import ReasonField
+from keyvault.console.forms import NewPasswordForm, ReasonField
 from keyvault.domain import OrganisationRole, Role
 
 ROLES = (
@@ -66,18 +66,7 @@ class UserTokenForm(forms.Form):
     life = forms.TypedChoiceField(label="Works for", choices=TOKEN_LIVES, initial="8", coerce=int)
 
 
-class PasswordForm(forms.Form):
-    password = forms.CharField(
-        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
-        strip=False,
-        help_text="At least 12 characters.",
-    )
-    again = forms.CharField(
-        label="Password again",
-        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
-        strip=False,
-    )
-
+class PasswordForm(NewPasswordForm):
     def clean_again(self) -> str:
         again: str = self.cleaned_data["again"]
         if again != self.cleaned_data.get("password", again):

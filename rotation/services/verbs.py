@@ -106,11 +106,7 @@ def approve(
 
     ``plan``: the digest of the plan that the person saw; another one now is refused.
     """
-
-    def change(rotation: Rotation, said: Said) -> None:
-        _approve(rotation, said, transition or transition_asked(rotation), plan)
-
-    return _run(Verb.APPROVE, change, actor, rotation_id, how)
+    return _decide(_approve, actor, rotation_id, transition, plan, how)
 
 
 def decline(
@@ -122,11 +118,7 @@ def decline(
     **how: Unpack[How],
 ) -> Rotation:
     """Say no to one transition. A start is cancelled; any other rotation pauses until somebody resumes it."""
-
-    def change(rotation: Rotation, said: Said) -> None:
-        _decline(rotation, said, transition or transition_asked(rotation), plan)
-
-    return _run(Verb.APPROVE, change, actor, rotation_id, how)
+    return _decide(_decline, actor, rotation_id, transition, plan, how)
 
 
 def break_glass(
@@ -138,9 +130,19 @@ def break_glass(
     **how: Unpack[How],
 ) -> Rotation:
     """Approve alone, also what one asked for. Needs the role lead and a reason; another person reviews it."""
+    return _decide(_break_glass, actor, rotation_id, transition, plan, how)
 
+
+def _decide(
+    decision: Callable[[Rotation, Said, str, str], None],
+    actor: Actor,
+    rotation_id: uuid.UUID,
+    transition: str,
+    plan: str,
+    how: How,
+) -> Rotation:
     def change(rotation: Rotation, said: Said) -> None:
-        _break_glass(rotation, said, transition or transition_asked(rotation), plan)
+        decision(rotation, said, transition or transition_asked(rotation), plan)
 
     return _run(Verb.APPROVE, change, actor, rotation_id, how)
 
