@@ -70,6 +70,18 @@ def test_a_reveal_asks_for_the_password_then_for_a_reason_and_is_audited(house: 
     assert (event.actor, event.reason) == ("lena", "moving to a new cluster")
 
 
+def test_one_person_reveals_a_few_keys_in_a_minute_and_no_more(house: House) -> None:
+    lead = client_of("lena")
+    confirm_password(lead, KEY + "reveal/")
+    # Should a minute end meanwhile, twice as many are shown, but never all of these.
+    answers = [lead.post(KEY + "reveal/", {"reason": "looking"}) for _ in range(21)]
+    shown = sum(answer.status_code == 200 for answer in answers)
+    assert 10 <= shown <= 20
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert AuditEvent.objects.filter(name="key:revealed").count() == shown
+    assert all(SECRET not in answer.content.decode() for answer in answers if answer.status_code == 429)
+
+
 def test_no_other_page_holds_the_secret(house: House) -> None:
     lead = client_of("lena")
     confirm_password(lead, KEY + "reveal/")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
@@ -15,10 +17,13 @@ from keyvault.actors import Actor
 from keyvault.console.access import actor_of, signed_in
 from keyvault.console.forms import RevealForm
 from keyvault.console.fresh import confirmed
+from keyvault.exceptions import KeyturnError
+from keyvault.limits import Window, limiter, subject
 from keyvault.models import Key
 from keyvault.services import keys
 
 SHOWN_SECONDS = 30
+PER_MINUTE = 10  # reveals by one person in one team
 
 
 def find_key(actor: Actor, service: str, environment: str) -> Key:
@@ -52,13 +57,24 @@ def _after_password(request: HttpRequest, service: str, environment: str) -> Htt
     if not form.is_valid():
         context = {"key": key, "form": form, "seconds": SHOWN_SECONDS}
         return render(request, "keyvault/reveal.html", context, status=422 if form.is_bound else 200)
-    version, secret = keys.reveal(actor_of(request), key, reason=form.cleaned_data["reason"], now=clock.now())
+    now = clock.now()
+    _count(actor_of(request), key, now)
+    version, secret = keys.reveal(actor_of(request), key, reason=form.cleaned_data["reason"], now=now)
     context = {"key": key, "version": version, "secret": secret.expose(), "seconds": SHOWN_SECONDS}
     response = render(request, "keyvault/revealed.html", context)
     # Without scripts the page itself goes away; with them the text is gone before.
     response["Refresh"] = f"{SHOWN_SECONDS + 5}; url={request.path.removesuffix('reveal/')}"
     response["Cache-Control"] = "no-store"
     return response
+
+
+def _count(actor: Actor, key: Key, now: datetime) -> None:
+    """Whoever sits at somebody else's desk gets a few keys, not all of them."""
+    one = subject(f"reveal:{actor.user_id}:{key.service.team_id}")
+    window = Window.at(PER_MINUTE, limiter().hit(one, now), now)
+    if window.exceeded:
+        text = f"You have revealed {PER_MINUTE} keys within a minute. Wait {window.reset} seconds."
+        raise KeyturnError("rate_limited", text)
 
 
 @signed_in
