@@ -1,175 +1,31 @@
-"""Signing evidence files and checking them. No framework: whoever holds a file and the key set can check it.
-
-The signature is a JWS with detached content (RFC 7515, appendix F): its content is the document without the
-member ``signature``, in the one form that RFC 8785 gives it. The header is exactly
-``{"alg": "EdDSA", "kid": ..., "typ": "keyturn-evidence+jws"}``: the signing key also signs access tokens, and
-the type keeps the two apart.
-"""
+"""Evidence files: what is signed, and how a file is checked. No framework (see ``signed``)."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Mapping
-from typing import Any, Final, Never
+from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+from keyvault.crypto import signed
 from keyvault.crypto.keyring_document import ServiceKeys
+from keyvault.crypto.signed import NotADocument
 
 FORMAT: Final = "keyturn-evidence"
 VERSION: Final = 1
-EVIDENCE_TYPE: Final = "keyturn-evidence+jws"
-SIGNATURE: Final = "signature"
 
-_ALGORITHM: Final = "EdDSA"
-
-
-class EvidenceError(Exception):
-    """This cannot be checked; the text says why."""
-
-
-class NotEvidence(EvidenceError):
-    """It is no evidence file of a version that is known here."""
-
-
-class UnknownSigner(EvidenceError):
-    """The key set holds no key by the name that the signature gives."""
-
-
-class NotGenuine(EvidenceError):
-    """The signature does not fit: the file was changed, or another key signed it."""
+_KIND: Final = "evidence"
 
 
 def sign_evidence(service_keys: ServiceKeys, document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with its signature. The same document and key give the same signature.
-
-    Raises ``ValueError`` for what has no one form: a number that is not finite or needs an exponent.
-    """
-    if SIGNATURE in document:
-        raise ValueError("This document is signed already.")
-    header = _header(service_keys.signing_kid)
-    signature = service_keys.signing.sign(_signed(header, document))
-    return {**document, SIGNATURE: f"{header}..{_encode(signature)}"}
+    """The document with its signature; see ``signed.sign``."""
+    return signed.sign(service_keys, _KIND, document)
 
 
 def verify_evidence(document: Mapping[str, Any], key_set: Mapping[str, Any]) -> str:
     """Return the kid of the key that signed this file.
 
-    ``key_set`` is a JSON Web Key Set. Raises ``NotEvidence``, ``UnknownSigner`` or ``NotGenuine``.
+    ``key_set`` is a JSON Web Key Set. Raises ``NotADocument``, ``UnknownSigner`` or ``NotGenuine``.
     """
     version = document.get("version")
     if document.get("format") != FORMAT or type(version) is not int or version != VERSION:
-        raise NotEvidence(f"This is no evidence file of version {VERSION}.")
-    header, signature = _split(document.get(SIGNATURE))
-    kid = _kid(header)
-    content = {name: value for name, value in document.items() if name != SIGNATURE}
-    try:
-        signed = _signed(header, content)
-    except ValueError:
-        raise NotGenuine("It holds a value that no evidence file holds.") from None
-    try:
-        _public_key(key_set, kid).verify(signature, signed)
-    except InvalidSignature:
-        raise NotGenuine("The signature does not fit: the file was changed.") from None
-    return kid
-
-
-def canonical(value: object) -> bytes:
-    """The one form of a JSON value (RFC 8785). Raises ``ValueError`` for numbers that are not plain."""
-    text = json.dumps(
-        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
-
-
-def read_evidence(data: bytes) -> dict[str, Any]:
-    """The document in a file. Raises ``NotEvidence``; a name that stands twice in an object is refused."""
-    try:
-        document = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        raise NotEvidence("This is no JSON document.") from None
-    if not isinstance(document, dict):
-        raise NotEvidence("This is no JSON object.")
-    return document
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        if not all(isinstance(name, str) and name.isascii() for name in value):
-            raise ValueError("names are ASCII")  # in any other alphabet two orders are in use
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        if value.is_integer() and abs(value) < 2**53:
-            return int(value)
-        if "e" in repr(value):
-            raise ValueError("numbers are written without an exponent")
-    return value
-
-
-def _signed(header: str, content: Mapping[str, Any]) -> bytes:
-    return f"{header}.{_encode(canonical(content))}".encode("ascii")
-
-
-def _header(kid: str) -> str:
-    return _encode(canonical({"alg": _ALGORITHM, "kid": kid, "typ": EVIDENCE_TYPE}))
-
-
-def _split(signature: object) -> tuple[str, bytes]:
-    """Header as it stands and the signature's 64 bytes."""
-    parts = signature.split(".") if isinstance(signature, str) else []
-    if len(parts) != 3 or parts[1]:
-        raise NotGenuine("It is not signed.")
-    return parts[0], _decode(parts[2])
-
-
-def _kid(header: str) -> str:
-    """The name of the key, from a header that is exactly ours."""
-    try:
-        kid = json.loads(_decode(header))["kid"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise NotGenuine("Its signature has no header that can be read.") from None
-    if not isinstance(kid, str) or header != _header(kid):
-        raise NotGenuine("Its signature is of another kind.")
-    return kid
-
-
-def _public_key(key_set: Mapping[str, Any], kid: str) -> Ed25519PublicKey:
-    keys = key_set.get("keys")
-    for key in keys if isinstance(keys, list) else ():
-        if isinstance(key, Mapping) and (key.get("kid"), key.get("crv")) == (kid, "Ed25519"):
-            try:
-                return Ed25519PublicKey.from_public_bytes(_decode(str(key.get("x"))))
-            except (ValueError, NotGenuine):
-                raise UnknownSigner(f"The key {kid} of the key set cannot be read.") from None
-    raise UnknownSigner(f"The key set holds no key {kid}.")
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-def _decode(text: str) -> bytes:
-    """Unpadded base64url, in the one spelling that its bytes have."""
-    try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise NotGenuine("Its signature cannot be read.") from None
-    if _encode(data) != text:
-        raise NotGenuine("Its signature cannot be read.")
-    return data
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a name stands twice")
-    return members
-
-
-def _refuse(name: str) -> Never:
-    raise ValueError(f"{name} is not JSON")
+        raise NotADocument(f"This is no evidence file of version {VERSION}.")
+    return signed.verify(document, _KIND, key_set)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from keyvault.client import NOT_FOUND, NOT_GENUINE, USAGE, ClientError, key_set, read_file
-from keyvault.crypto import evidence
+from keyvault.crypto import signed
+from keyvault.crypto.evidence import verify_evidence
 
 
 def verify(path: str, source: str) -> str:
@@ -15,13 +16,13 @@ def verify(path: str, source: str) -> str:
     ``source`` is the address or the file of a key set. Raises ``ClientError``.
     """
     try:
-        document = evidence.read_evidence(read_file(path))
-        kid = evidence.verify_evidence(document, key_set(source))
-    except evidence.UnknownSigner as error:
+        document = signed.read_document(read_file(path))
+        kid = verify_evidence(document, key_set(source))
+    except signed.UnknownSigner as error:
         raise ClientError(str(error), NOT_FOUND) from error
-    except evidence.NotGenuine as error:
+    except signed.NotGenuine as error:
         raise ClientError(f"NOT GENUINE. {error}", NOT_GENUINE) from error
-    except evidence.NotEvidence as error:
+    except signed.NotADocument as error:
         raise ClientError(str(error), USAGE) from error
     return f"genuine, signed by {kid} of {document['installation']}: {_summary(document['rotation'])}"
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from keyvault.crypto.evidence import read_evidence, verify_evidence
+from keyvault.crypto.evidence import verify_evidence
+from keyvault.crypto.signed import read_document
 from keyvault.crypto.tokens import TokenKind, mint
 from rotation.models import Rotation, RotationPolicy
 from rotation.policy import Policy, Step, to_json
@@ -55,7 +56,7 @@ def test_it_writes_the_evidence_of_both_rotations(furniture: Furniture, tmp_path
     assert any("rolled_back" in line for line in progress)
     files = [Path(name) for name in report["evidence"]]
     assert sorted(tmp_path.iterdir()) == sorted(files)
-    documents = [read_evidence(file.read_bytes()) for file in files]
+    documents = [read_document(file.read_bytes()) for file in files]
     assert all(verify_evidence(document, public_key_set()) for document in documents)
     assert [document["rotation"]["outcome"] for document in documents] == ["succeeded", "rolled_back"]
     assert [document["rotation"]["id"] for document in documents] == report["rotations"]

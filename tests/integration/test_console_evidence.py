@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from keyvault.actors import SYSTEM
-from keyvault.crypto.evidence import read_evidence, verify_evidence
+from keyvault.crypto.evidence import verify_evidence
+from keyvault.crypto.signed import read_document
 from rotation.models import Rotation
 from rotation.services import verbs
 from rotation.services.evidence import evidence_of
@@ -35,7 +36,7 @@ def test_a_finished_rotation_has_a_link_to_its_evidence(house: House) -> None:
     assert answer["Content-Type"] == "application/json"
     name = f"evidence-background-removal-prod-{rotation.id.hex[:8]}.json"
     assert answer["Content-Disposition"] == f'attachment; filename="{name}"'
-    document = read_evidence(answer.content)
+    document = read_document(answer.content)
     assert verify_evidence(document, public_key_set())
     assert document == evidence_of(rotation)
 

@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 
 from keyvault.api import openapi
-from keyvault.crypto.evidence import read_evidence, verify_evidence
+from keyvault.crypto.evidence import verify_evidence
+from keyvault.crypto.signed import read_document
 from keyvault.keystore import installation_id, keys
 from keyvault.models import AuditEvent
 from tests.api.management.world import World, problem, row, start, work
@@ -30,7 +31,7 @@ class TestEvidence200:
         for person in (world.viewer, world.operator, world.lead, world.auditor, world.admin):
             answer = person.get(f"{finished}evidence/")
             assert answer.status_code == 200
-            document = read_evidence(answer.content)
+            document = read_document(answer.content)
             assert verify_evidence(document, public_key_set()) == keys().service.signing_kid
             assert document["installation"] == installation_id()
 

@@ -11,18 +11,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keyvault.crypto import evidence
+from keyvault.crypto import signed as signing
 from keyvault.crypto.access_tokens import InvalidAccessToken, mint_access_token, verify_access_token
-from keyvault.crypto.evidence import (
-    NotEvidence,
-    NotGenuine,
-    UnknownSigner,
-    canonical,
-    read_evidence,
-    sign_evidence,
-    verify_evidence,
-)
+from keyvault.crypto.evidence import sign_evidence, verify_evidence
 from keyvault.crypto.keyring_document import ServiceKeys, new_document
+from keyvault.crypto.signed import NotADocument, NotGenuine, UnknownSigner, canonical, read_document
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 CONTENT: dict[str, Any] = {
@@ -58,7 +51,7 @@ def test_what_was_signed_verifies_after_any_way_of_writing_it_down(service: Serv
         json.dumps(signed, indent=2, sort_keys=True, ensure_ascii=False),
         json.dumps(dict(reversed(signed.items()))),
     ):
-        assert verify_evidence(read_evidence(text.encode()), key_set(service)) == service.signing_kid
+        assert verify_evidence(read_document(text.encode()), key_set(service)) == service.signing_kid
 
 
 def test_the_same_content_gives_the_same_signature(service: ServiceKeys) -> None:
@@ -90,7 +83,7 @@ def test_no_part_can_be_changed_taken_out_or_added(service: ServiceKeys, part: s
 
 @pytest.mark.parametrize("change", [{"format": "x"}, {"version": 2}, {"version": True}, {"version": "1"}])
 def test_another_format_or_version_is_no_evidence(service: ServiceKeys, change: dict[str, Any]) -> None:
-    with pytest.raises(NotEvidence):
+    with pytest.raises(NotADocument):
         verify_evidence({**sign_evidence(service, CONTENT), **change}, key_set(service))
 
 
@@ -123,8 +116,8 @@ def test_a_key_that_is_none_is_no_signer(service: ServiceKeys) -> None:
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"7", b"{", b'{"a": 1, "a": 2}', b'{"a": NaN}', b"\xff"])
 def test_what_is_no_object_is_no_evidence(text: bytes) -> None:
-    with pytest.raises(NotEvidence):
-        read_evidence(text)
+    with pytest.raises(NotADocument):
+        read_document(text)
 
 
 def test_an_access_token_is_no_signature_of_evidence_and_the_other_way_round(service: ServiceKeys) -> None:
@@ -145,4 +138,10 @@ def test_an_access_token_is_no_signature_of_evidence_and_the_other_way_round(ser
         verify_access_token(
             service, f"{head}.{encoded(canonical(signed))}.{tail}", issuer="i", audience="a", now=NOW
         )
-    assert evidence.EVIDENCE_TYPE not in token
+
+
+def test_a_document_of_one_kind_is_none_of_another(service: ServiceKeys) -> None:
+    checkpoint = signing.sign(service, "checkpoint", CONTENT)
+    assert signing.verify(checkpoint, "checkpoint", key_set(service)) == service.signing_kid
+    with pytest.raises(NotGenuine, match="another kind"):
+        verify_evidence(checkpoint, key_set(service))
