@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 from keyvault import clock
 from rotation import operations
 from rotation.notices.delivering import step
-from rotation.services import drifting, notifying, restoring, ticking
+from rotation.services import anchoring, drifting, notifying, restoring, ticking
 
 log = structlog.get_logger("keyturn.tasks")
 
@@ -47,6 +47,12 @@ def tick() -> int:
     looked_at = ticking.tick(clock.now(), ring=ring)
     notifying.tick(clock.now(), ring=ring_channel)
     return looked_at
+
+
+@shared_task(name="rotation.tasks.checkpoint")
+def checkpoint() -> bool:
+    """Keep a signed checkpoint of the audit chain outside the database, if one is due."""
+    return anchoring.keep(clock.now()) is not None
 
 
 @shared_task(name="rotation.tasks.notify")

@@ -40,6 +40,19 @@ class NotGenuine(SignedError):
     """The signature does not fit: the document was changed, or another key signed it."""
 
 
+def public_key_set(service_keys: ServiceKeys) -> dict[str, Any]:
+    """The JSON Web Key Set by which others check what this installation signs."""
+    key = {
+        "kty": "OKP",
+        "crv": "Ed25519",
+        "use": "sig",
+        "alg": _ALGORITHM,
+        "kid": service_keys.signing_kid,
+        "x": _encode(service_keys.signing.public_key().public_bytes_raw()),
+    }
+    return {"keys": [key]}
+
+
 def sign(service_keys: ServiceKeys, kind: str, document: Mapping[str, Any]) -> dict[str, Any]:
     """The document with its signature. The same document and key give the same signature.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime, timedelta
 
 from django.db import DatabaseError
@@ -11,6 +10,7 @@ from keyvault import audit, clock
 from keyvault.actors import Actor
 from keyvault.crypto.access_tokens import MAX_LIFETIME, mint_access_token
 from keyvault.crypto.globs import GlobError, parse_globs
+from keyvault.crypto.signed import public_key_set
 from keyvault.delivery.admission import admitted, the_caller
 from keyvault.delivery.answer import Answer, NotRecorded, as_json, stamp
 from keyvault.delivery.authenticate import Caller, audience, issuer
@@ -107,14 +107,4 @@ def _revoke(caller: Caller, body: bytes) -> Answer:
 
 async def public_keys(plane: Plane, request: Request) -> Answer:
     """The key set by which a gateway checks access tokens without asking us. Public, no credential."""
-    service = keys().service
-    raw = service.signing.public_key().public_bytes_raw()
-    key = {
-        "kty": "OKP",
-        "crv": "Ed25519",
-        "use": "sig",
-        "alg": "EdDSA",
-        "kid": service.signing_kid,
-        "x": base64.urlsafe_b64encode(raw).rstrip(b"=").decode(),
-    }
-    return as_json(200, {"keys": [key]})
+    return as_json(200, public_key_set(keys().service))

@@ -29,6 +29,7 @@ app.conf.beat_schedule = {
         # A tick that waited longer than the next one is not worth running.
         "options": {"expires": 4.0 * settings.KEYTURN_TICK},
     },
+    "checkpoint": {"task": "rotation.tasks.checkpoint", "schedule": 15.0, "options": {"expires": 60.0}},
     # At night, by UTC: it asks providers about every key.
     "drift": {"task": "rotation.tasks.drift", "schedule": crontab(hour="3", minute="17")},
     "tidy": {"task": "keyvault.tasks.tidy", "schedule": crontab(hour="3", minute="47")},

@@ -14,6 +14,7 @@ from csp.constants import NONE, SELF
 
 from keyvault.errors import MAX_BODY_BYTES
 from keyvault.project.broker import VISIBILITY_TIMEOUT
+from keyvault.project.checkpoint_places import parse_places
 from keyvault.project.databases import database_settings
 from keyvault.project.files import BASE_DIR, default_data_dir, ensure_private_dir, ensure_secret_key
 from keyvault.project.group_roles import parse_rules
@@ -52,6 +53,8 @@ KEYTURN_LEAK_REPORTS_START = env.bool("KEYTURN_LEAK_REPORTS_START", False)
 # Days for which deliveries are kept one by one, and what was counted by the minute.
 KEYTURN_DELIVERIES_KEPT = max(8, env.int("KEYTURN_DELIVERIES_KEPT", 90))
 KEYTURN_USAGE_KEPT = max(8, env.int("KEYTURN_USAGE_KEPT", 400))
+# Where checkpoints of the audit chain go besides KEYTURN_DATA/checkpoints.
+KEYTURN_CHECKPOINTS_TO = parse_places(env.list("KEYTURN_CHECKPOINTS_TO", default=[]))
 KEYTURN_EGRESS_ALLOW = frozenset(env.list("KEYTURN_EGRESS_ALLOW", default=[]))
 KEYTURN_TRUSTED_PROXIES = parse_networks(env.list("KEYTURN_TRUSTED_PROXIES", default=[]))
 KEYTURN_HEARTBEAT_MAX_AGE = env.int("KEYTURN_HEARTBEAT_MAX_AGE", max(30, 3 * KEYTURN_TICK))
