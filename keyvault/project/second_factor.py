@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import qrcode
+from allauth.account.adapter import get_adapter as get_account_adapter
 from allauth.core import context
 from allauth.core.internal.cryptokit import normalize_user_code
 from allauth.mfa.adapter import DefaultMFAAdapter, get_adapter
@@ -29,6 +30,7 @@ from keyvault.crypto.envelope import Sealed
 from keyvault.crypto.secret import Secret
 from keyvault.keystore import open_system, seal_system
 from keyvault.models import User
+from keyvault.project import attempts
 from keyvault.services.second_factors import keep_seed, note_change, open_seed
 
 PENDING = "keyturn_totp"  # in the session, while an authenticator app is being set up
@@ -71,6 +73,7 @@ class _OnceOnly:
     """A code counts once, also when it arrives many times at the same moment or spelled with blanks."""
 
     user: User
+    authenticator: Authenticator
     cleaned_data: dict[str, Any]
 
     def clean_code(self) -> str:
@@ -79,9 +82,24 @@ class _OnceOnly:
             used = f"keyturn.code.{self.user.pk}.{normalize_user_code(self.cleaned_data['code'])}"
             if cache.get(used):
                 raise get_adapter().validation_error("incorrect_code")
-            code: str = super().clean_code()  # type: ignore[misc]
+            code = self._checked()
             cache.set(used, True, timeout=_CODE_MEMORY)
         return code
+
+    def _checked(self) -> str:
+        """The code, where it is right. Attempts count for the device or network, as with passwords: who has
+        stolen a password must not shut its owner out with wrong codes."""
+        usage = attempts.consume(context.request, self.user.get_username(), "code")
+        if usage is None:
+            raise get_account_adapter().validation_error("too_many_login_attempts")
+        code: str = self.cleaned_data["code"]
+        for factor in Authenticator.objects.filter(user=self.user).exclude(type=Authenticator.Type.WEBAUTHN):
+            if factor.wrap().validate_code(code):
+                factor.user = self.user
+                self.authenticator = factor
+                usage.rollback()
+                return code
+        raise get_adapter().validation_error("incorrect_code")
 
 
 class OnceAuthenticateForm(_OnceOnly, AuthenticateForm):  # type: ignore[misc]

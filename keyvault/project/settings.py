@@ -165,6 +165,8 @@ CACHES = {
     else {
         "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
         "LOCATION": str(KEYTURN_DATA / "cache"),
+        # With Django's 300, a few hundred wrong names would push out the counts of all others.
+        "OPTIONS": {"MAX_ENTRIES": 20_000},
     }
 }
 USE_TZ = True
@@ -213,6 +215,7 @@ X_FRAME_OPTIONS = "DENY"
 # A browser takes a __Host- cookie over https only.
 _cookie = "__Host-keyturn-" if _https else "keyturn-"
 SESSION_COOKIE_NAME = f"{_cookie}session"
+KEYTURN_DEVICE_COOKIE = f"{_cookie}device"  # of a browser in which somebody has signed in before
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
