@@ -24,6 +24,10 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "ambiguous_credentials": (400, "Send exactly one credential, once."),
     "credential_in_url": (400, "Credentials are not accepted in the URL."),
     "bad_host": (400, "The Host header is not one that this server answers to."),
+    "url_scheme": (400, "The address must begin with https://."),
+    "url_invalid": (400, "The address is not a plain https URL."),
+    "url_forbidden_host": (400, "The address is not on the public internet."),
+    "url_not_found": (400, "The name in the address was not found."),
     # 401
     "missing_api_key": (401, "Missing API key."),
     "invalid_api_key": (401, "Invalid or revoked API key."),

@@ -34,6 +34,7 @@ MAX_URL: Final = 2_048
 MAX_ANSWER: Final = 1_048_576
 TOTAL_SECONDS: Final = 20.0
 CONNECT_SECONDS: Final = 5.0  # for one address, so that a dead one leaves time for the next
+LOOK_UP_SECONDS: Final = 2.0  # somebody waits for a page
 PORTS: Final = frozenset({443, 8443})
 
 _SCHEME = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]*):")
@@ -189,6 +190,23 @@ def system_resolver(host: str, port: int) -> Sequence[str]:
     """Every address of a name, as the operating system knows it. Raises OSError."""
     answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+def look_up(
+    url: str,
+    *,
+    allow_hosts: frozenset[str] = frozenset(),
+    timeout: float = LOOK_UP_SECONDS,
+    resolver: Resolver = system_resolver,
+) -> None:
+    """Ask where the name of a URL leads, for whoever is about to save it. Nothing is connected to.
+
+    `request` asks again and believes nothing of this: names change. Raises EgressRefused, also where one
+    answer is not public, and EgressConnectError (dns) where the name has no address or nobody can tell.
+    """
+    target = parse_url(url, allow_hosts=allow_hosts)
+    if not target.allowed:
+        _addresses(target, resolver, time.monotonic() + timeout)
 
 
 def request(

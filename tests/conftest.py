@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.bootstrap import chosen_database
+from tests.resolving.sitecustomize import closed
 
 TOLD = "told"
 # What these hold does not depend on the database, so the second run leaves them out. The console calls the
@@ -117,7 +118,7 @@ def _is_loopback(address: object) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def loopback_only() -> Iterator[None]:
-    """Connecting to anything but this machine raises, whatever library tries it."""
+    """Connecting to anything but this machine raises, whatever library tries it; no name server is asked."""
     patch = pytest.MonkeyPatch()
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
 
@@ -133,6 +134,7 @@ def loopback_only() -> Iterator[None]:
 
     patch.setattr(socket.socket, "connect", guarded)
     patch.setattr(socket.socket, "connect_ex", guarded_ex)
+    patch.setattr(socket, "getaddrinfo", closed(socket.getaddrinfo))
     yield
     patch.undo()
 

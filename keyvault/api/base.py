@@ -73,6 +73,9 @@ class ManagementView(APIView):
                 answer[name] = text
         return answer
 
+    def before(self, request: Request) -> None:
+        """What a POST has to ask the network before its transaction; most ask nothing."""
+
     def body(self, serializer: type[StrictSerializer]) -> dict[str, Any]:
         """The checked body of this request. Raises ``ValidationError``."""
         data: Any = self.request.data

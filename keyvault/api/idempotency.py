@@ -24,6 +24,8 @@ _KEPT_HEADERS: Final = ("ETag", "Location")
 
 
 class _View(Protocol):
+    def before(self, request: Request) -> None: ...
+
     def handle_exception(self, exc: Exception) -> Response: ...
 
 
@@ -34,13 +36,15 @@ def idempotent(method: Method) -> Method:
     """Make a POST method repeatable. Without the header nothing changes.
 
     Only answers below 500 are kept. A refusal rolls its own work back and is kept as well: trying again
-    with the same key gives the same refusal.
+    with the same key gives the same refusal. The method runs in a transaction; what has to ask the network
+    first is done by ``before(request)`` of the view, outside of it.
     """
 
     @wraps(method)
     def wrapper(self: _View, request: Request, *args: Any, **kwargs: Any) -> Response:
         key = request.META.get(f"HTTP_{HEADER.upper().replace('-', '_')}")
         if key is None:
+            self.before(request)
             return method(self, request, *args, **kwargs)
         if not _KEY.fullmatch(key):
             raise invalid(HEADER, "Use 1 to 255 printable ASCII characters without spaces and commas.")
@@ -58,13 +62,22 @@ def _once(view: _View, request: Request, key: str, work: Callable[[], Response])
     if isinstance(held, replies.Reply):
         return _replay(held)
     try:
+        refused = _refused_before(view, request)
         with transaction.atomic():
-            response = _answer(view, work)
+            response = refused or _answer(view, work)
             replies.keep(held, response.status_code, _document(response))
     except BaseException:
         replies.release(held)
         raise
     return response
+
+
+def _refused_before(view: _View, request: Request) -> Response | None:
+    try:
+        view.before(request)
+    except Exception as exc:
+        return _refusal(view, exc)
+    return None
 
 
 def _answer(view: _View, work: Callable[[], Response]) -> Response:
@@ -73,10 +86,15 @@ def _answer(view: _View, work: Callable[[], Response]) -> Response:
         with transaction.atomic():
             return work()
     except Exception as exc:
-        refused = view.handle_exception(exc)
-        if refused.status_code >= 500:
-            raise
-        return refused
+        return _refusal(view, exc)
+
+
+def _refusal(view: _View, exc: Exception) -> Response:
+    """The answer to an exception; what is no refusal is raised again."""
+    refused = view.handle_exception(exc)
+    if refused.status_code >= 500:
+        raise exc
+    return refused
 
 
 def _document(response: Response) -> Secret:

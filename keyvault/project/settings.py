@@ -56,6 +56,7 @@ KEYTURN_USAGE_KEPT = max(8, env.int("KEYTURN_USAGE_KEPT", 400))
 # Where checkpoints of the audit chain go besides KEYTURN_DATA/checkpoints.
 KEYTURN_CHECKPOINTS_TO = parse_places(env.list("KEYTURN_CHECKPOINTS_TO", default=[]))
 KEYTURN_EGRESS_ALLOW = frozenset(env.list("KEYTURN_EGRESS_ALLOW", default=[]))
+KEYTURN_EGRESS_LOOKUP = env.bool("KEYTURN_EGRESS_LOOKUP", default=True)
 KEYTURN_TRUSTED_PROXIES = parse_networks(env.list("KEYTURN_TRUSTED_PROXIES", default=[]))
 KEYTURN_HEARTBEAT_MAX_AGE = env.int("KEYTURN_HEARTBEAT_MAX_AGE", max(30, 3 * KEYTURN_TICK))
 KEYTURN_API_RATE = env.str("KEYTURN_API_RATE", "600/min")  # of one user token, in the management API

@@ -16,6 +16,7 @@ from django.urls import reverse
 
 from keyvault import clock
 from keyvault.project.group_roles import Given, given_by, groups_in
+from keyvault.project.outbound import session_by_egress
 from keyvault.services import sso_roles
 
 log = structlog.get_logger("keyturn.people")
@@ -57,10 +58,8 @@ class SingleSignOnAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         return reverse("console-profile")
 
     def get_requests_session(self) -> Any:
-        """No proxy from the environment, and no redirects: the provider is where the setting says."""
-        session: requests.Session = super().get_requests_session()
-        session.trust_env, session.max_redirects = False, 0
-        return session
+        """The provider is where the setting says, and is asked by the one way out."""
+        return session_by_egress(super().get_requests_session())
 
 
 def _given(sociallogin: Any) -> Given:

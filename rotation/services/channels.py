@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import available_timezones
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import transaction
@@ -21,13 +20,13 @@ from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError, invalid
 from keyvault.models import Team
 from keyvault.services import rewrap
-from rotation import egress
 from rotation.notice_rows import CHANNEL_KINDS, LEVELS, Channel, Incident, Notice
 from rotation.notices.delivering import drop_pending
 from rotation.notices.kinds import Facts, NoticeKind
 from rotation.notices.signing import new_signing_secret
 from rotation.notices.targets import PURPOSE, Target, open_target, replace_signing, seal_target
 from rotation.notices.writing import tell
+from rotation.services import addresses
 
 MOST_ADDRESSES = 20
 LONGEST_GRACE = timedelta(days=30)
@@ -196,31 +195,39 @@ def _after(value: timedelta) -> int:
 
 
 def _check(channel: Channel, url: Secret | None, *, new: bool) -> None:
-    """Raise ``validation_error`` with every problem of this (unsaved) channel."""
+    """Raise with every problem of this (unsaved) channel: ``validation_error`` or the code of its address."""
     problems: dict[str, list[str]] = {}
     if channel.kind not in CHANNEL_KINDS:
         problems["kind"] = [f"Use one of: {', '.join(CHANNEL_KINDS)}."]
     if channel.level not in LEVELS:
         problems["level"] = [f"Use one of: {', '.join(LEVELS)}."]
+    address = None
     if channel.kind in WEB:
-        problems |= _url_problems(url, needed=new)
+        address = _url_problem(url, needed=new)
+        if address is not None:
+            problems["url"] = [address.sentence]
         if channel.addresses:
             problems["addresses"] = ["Only mail has addresses."]
     elif url is not None:
         problems["url"] = ["Mail has addresses instead."]
     problems |= _digest_problems(channel) | _address_problems(channel.addresses)
-    if problems:
-        raise KeyturnError("validation_error", "The request is not valid.", fields=problems)
+    addresses.refuse(problems, address)
 
 
-def _url_problems(url: Secret | None, *, needed: bool) -> dict[str, list[str]]:
+def _url_problem(url: Secret | None, *, needed: bool) -> addresses.Problem | None:
     if url is None:
-        return {"url": ["Say where to send to."]} if needed else {}
-    try:
-        egress.parse_url(url.expose(), allow_hosts=frozenset(settings.KEYTURN_EGRESS_ALLOW))
-    except egress.EgressRefused as refused:
-        return {"url": [f"{refused.message[:1].upper()}{refused.message[1:]}."]}
-    return {}
+        return addresses.Problem("validation_error", "Say where to send to.") if needed else None
+    return addresses.problem_of(url.expose())
+
+
+def look_up(actor: Actor, team_id: uuid.UUID | None, url: Secret | None) -> None:
+    """Ask where the name in a new address leads. Not in a transaction.
+
+    Raises ``url_forbidden_host`` and ``url_not_found``.
+    """
+    demand(actor, team_id)
+    if url is not None:
+        addresses.look_up(url.expose(), "url")
 
 
 def _digest_problems(channel: Channel) -> dict[str, list[str]]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from django.conf import settings
 from django.db import transaction
 
 from keyvault.actors import Actor
@@ -16,10 +15,10 @@ from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError, invalid
 from keyvault.models import Key, Provider
 from keyvault.services import catalogue
-from rotation import egress
 from rotation.drivers import DRIVERS
 from rotation.drivers.base import check_probe, is_header_name, is_header_value
 from rotation.drivers.http_config import check_config
+from rotation.services import addresses
 
 NEEDS_URL = frozenset({"manual", "http"})
 
@@ -70,12 +69,15 @@ def change_provider(
 
 
 def check_provider(provider: Provider) -> None:
-    """Raise ``validation_error`` with every problem of this (unsaved) provider."""
+    """Raise with all problems of this (unsaved) provider: ``validation_error`` or the code of its address."""
     problems: dict[str, list[str]] = {}
     if provider.driver not in DRIVERS:
         problems["driver"] = [f"Use one of: {', '.join(sorted(DRIVERS))}."]
+    address = None
     if provider.base_url or provider.driver in NEEDS_URL:
-        problems |= _base_url(provider.base_url)
+        address = _base_url(provider.base_url)
+        if address is not None:
+            problems["base_url"] = [address.sentence]
     if not is_header_name(provider.auth_header):
         problems["auth.header"] = ["Use the name of a header."]
     if not is_header_value(provider.auth_scheme) or " " in provider.auth_scheme:
@@ -90,18 +92,23 @@ def check_provider(provider: Provider) -> None:
     link = provider.dashboard_url
     if link and not (link.startswith(("https://", "http://")) and link.isprintable()):
         problems["dashboard_url"] = ["Use an address that begins with https://."]
-    if problems:
-        raise KeyturnError("validation_error", "The request is not valid.", fields=problems)
+    addresses.refuse(problems, address)
 
 
-def _base_url(url: str) -> dict[str, list[str]]:
-    try:
-        target = egress.parse_url(url, allow_hosts=frozenset(settings.KEYTURN_EGRESS_ALLOW))
-    except egress.EgressRefused as refused:
-        return {"base_url": [f"{refused.message[:1].upper()}{refused.message[1:]}."]}
-    if "?" in target.target:
-        return {"base_url": ["Leave out the query; probes and calls add their own."]}
-    return {}
+def _base_url(url: str) -> addresses.Problem | None:
+    if "?" in url and addresses.problem_of(url) is None:
+        return addresses.Problem("url_invalid", "Leave out the query; probes and calls add their own.")
+    return addresses.problem_of(url)
+
+
+def look_up(actor: Actor, base_url: object, *, before: str = "") -> None:
+    """Ask where the name in a new base URL leads; ``before``: the one that is stored. Not in a transaction.
+
+    Raises ``url_forbidden_host`` and ``url_not_found``.
+    """
+    actor.demand_admin()
+    if isinstance(base_url, str) and base_url not in ("", before):
+        addresses.look_up(base_url, "base_url")
 
 
 def _sentences(field: str, problems: list[str]) -> dict[str, list[str]]:

@@ -29,8 +29,11 @@ from keyvault import clock, keystore
 from keyvault.crypto.keyring import Keyring
 from tests.api.wire import Reply, exchange
 from tests.migrated import migrate
+from tests.resolving import sitecustomize
 
 START_SECONDS = 30
+# The names that its servers know.
+RESOLVING = Path(sitecustomize.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,11 @@ def start_server(
     command += ["--workers", str(workers), "--no-ws", "keyvault.project.asgi:application"]
     with (data / "server.log").open("ab") as log:
         process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True
+            command,
+            env={**os.environ, "PYTHONPATH": str(RESOLVING), **environment},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     if not _answers(process, port):
         stop_server(process)

@@ -89,6 +89,18 @@ def test_what_is_wrong_stands_at_its_field(t: Telling) -> None:
     assert not Channel.objects.exists()
 
 
+@pytest.mark.parametrize("name", ["mixed", "missing"])
+def test_an_address_whose_name_leads_nowhere_is_refused_at_once(t: Telling, name: str) -> None:
+    lena = client_of("lena")
+    add(lena, t)
+    url = f"https://{name}.example.com/hook/canary7391"
+    for answer in (add(lena, t, slug="other", url=url), lena.post("/channels/room/", {**FORM, "url": url})):
+        assert answer.status_code == 422
+        assert list(answer.context["form"].errors) == ["url"]
+        assert "canary7391" not in text(answer)
+    assert open_target(Channel.objects.get()).url.expose() == t.web.url
+
+
 def test_a_change_keeps_the_address_that_is_left_empty(t: Telling) -> None:
     lena = client_of("lena")
     add(lena, t)

@@ -158,6 +158,8 @@ def test_it_can_begin_with_a_preset(house: House) -> None:
         ("base_url", "https://127.0.0.1/", ""),
         ("base_url", "https://user:pw@api.example.com", ""),
         ("base_url", "", ""),
+        ("base_url", "https://mixed.example.com", "not public"),
+        ("base_url", "https://missing.example.com", "was not found"),
         ("auth_header", "Bad Header", "Use the name of a header."),
         ("auth_scheme", "two words", "Use one word"),
         ("probe", "GET /", "not valid JSON"),
@@ -181,6 +183,9 @@ def test_what_is_wrong_stands_at_its_field(house: House, field: str, value: str,
     answer = client_of("ada").post("/providers/new/", {**FORM, field: value})
     assert answer.status_code == 422
     assert any(words in error for error in answer.context["form"].errors[field])
+    # What was typed is still there, but for credentials.
+    typed = {**FORM, field: value}
+    assert all(answer.context["form"][name].value() == typed[name] for name in typed if name in FORM)
     assert not Provider.objects.filter(slug="maker").exists()
 
 

@@ -182,6 +182,7 @@ def provider(tmp_path: Path, settings: Any) -> Iterator[Provider]:
             "secret": SECRET,
         }
         app["settings"] = {"server_url": found.issuer}
+        settings.KEYTURN_OIDC_ISSUER = found.issuer
         connect = {"OAUTH_PKCE_ENABLED": True, "SCOPE": ["openid", "profile", "email"], "APPS": [app]}
         settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": connect}
         settings.KEYTURN_OIDC_ROLES = parse_rules(TABLE)

@@ -178,6 +178,15 @@ class ChannelsView(ManagementView):
             )
         )
 
+    def before(self, request: Request) -> None:
+        given = self.body(ChannelCreateSerializer)
+        team, (url, _) = self._team(given), _fields(given)
+        channels.look_up(self.actor, team.id if team is not None else None, url)
+
+    def _team(self, given: Mapping[str, Any]) -> Team | None:
+        slug = given.get("team")
+        return named(Team.objects.for_actor(self.actor), "team", slug) if slug else None
+
     @documented(
         "Create a channel",
         request=ChannelCreateSerializer,
@@ -187,13 +196,11 @@ class ChannelsView(ManagementView):
     @idempotent
     def post(self, request: Request) -> Response:
         given = self.body(ChannelCreateSerializer)
-        slug = given.get("team")
-        team = named(Team.objects.for_actor(self.actor), "team", slug) if slug else None
         url, fields = _fields(given)
         made = channels.create_channel(
             self.actor,
             slug=given["slug"],
-            team=team,
+            team=self._team(given),
             kind=given["kind"],
             url=url,
             fields=fields,
@@ -218,6 +225,7 @@ class ChannelView(ManagementView):
         row = visible(_channels(self), slug=channel)
         channels.demand(self.actor, row.team_id)
         url, fields = _fields(self.changes(ChannelChangeSerializer))
+        channels.look_up(self.actor, row.team_id, url)
         return Response(
             _shown(channels.change_channel(self.actor, row, url=url, fields=fields, now=self.now))
         )

@@ -159,6 +159,9 @@ class ProvidersView(ManagementView):
             )
         )
 
+    def before(self, request: Request) -> None:
+        providers.look_up(self.actor, self.body(ProviderCreateSerializer).get("base_url"))
+
     @documented(
         "Create a provider",
         request=ProviderCreateSerializer,
@@ -191,5 +194,6 @@ class ProviderView(ManagementView):
         row = visible(Provider.objects.all(), slug=provider)
         self.actor.demand_admin()
         columns, secret = _fields(self.changes(ProviderChangeSerializer))
+        providers.look_up(self.actor, columns.get("base_url"), before=row.base_url)
         row = providers.change_provider(self.actor, row, fields=columns, admin_secret=secret, now=self.now)
         return Response(show_provider(row))

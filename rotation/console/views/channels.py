@@ -68,10 +68,12 @@ def new_channel(request: HttpRequest) -> HttpResponse:
         data = form.cleaned_data
         try:
             url, fields = _read(form)
+            team = data["team"]
+            services.look_up(actor, team.id if team is not None else None, url)
             made = services.create_channel(
                 actor,
                 slug=data["slug"],
-                team=data["team"],
+                team=team,
                 kind=data["kind"],
                 url=url,
                 fields=fields,
@@ -123,6 +125,7 @@ def channel(request: HttpRequest, slug: str) -> HttpResponse:
     if form.is_valid():
         try:
             url, fields = _read(form)
+            services.look_up(actor_of(request), row.team_id, url)
             services.change_channel(actor_of(request), row, url=url, fields=fields, now=clock.now())
         except KeyturnError as error:
             show_refusal(form, error)

@@ -171,6 +171,7 @@ def new_provider(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         data = form.cleaned_data
         try:
+            services.look_up(actor, data["base_url"])
             row = services.create_provider(
                 actor,
                 slug=data["slug"],
@@ -230,6 +231,7 @@ def _edit(request: HttpRequest, row: Provider) -> HttpResponse:
             messages.info(request, "That is what it says already. Nothing was changed.")
             return redirect("console-provider", slug=row.slug)
         try:
+            services.look_up(actor_of(request), columns["base_url"], before=row.base_url)
             services.change_provider(
                 actor_of(request),
                 row,

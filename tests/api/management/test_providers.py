@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
+from django.db import connections
 
 from keyvault.keystore import open_admin_secret
 from keyvault.models import Provider
 from tests.api.management.world import World, new_secret, problem
+from tests.hostile_urls import BY_CODE, LOOKED_UP, SCHEMES
 
 ISSUE = {"method": "POST", "path": "/keys", "body": {"name": "{label}"}, "secret": "/key", "id": "/id"}
 PROBE = {"method": "GET", "path": "/me", "accepted": [200], "rejected": [401]}
@@ -86,26 +89,61 @@ class TestProviders201:
         assert answer.status_code == 201
 
 
-URLS = [
-    "http://api.example.com", "ftp://api.example.com", "file:///etc/passwd", "gopher://a.example.com",
-    "javascript:alert(1)", "https://localhost", "https://127.1", "https://2130706433", "https://0x7f.1",
-    "https://0177.0.0.1", "https://[::1]", "https://[::ffff:169.254.169.254]",
-    "https://[64:ff9b::a9fe:a9fe]", "https://[2002:7f00:1::]", "https://169.254.169.254",
-    "https://168.63.129.16", "https://metadata.google.internal", "https://①②⑦.0.0.1",
-    "https://127。0。0。1", "https://user:pass@api.example.com", "https://api.example.com\\@evil.example.com",
-    "https://api.example.com#@evil.example.com", "https://api.example.com:22", "https://api.example.com:99999",
-    "https://api.example.com\r\nX: y", "https://api.example.com?key=1", "", "api.example.com",
-]  # fmt: skip
-
-
 class TestProviders400:
-    @pytest.mark.parametrize("url", URLS)
-    def test_addresses_that_must_not_be_called(self, world: World, url: str) -> None:
-        answer = world.admin.post("/v1/providers/", body(base_url=url))
-        error = problem(answer)
-        assert error["code"] == "validation_error"
-        assert "base_url" in error["fields"]
-        assert not url or url not in answer.content.decode()
+    def test_addresses_that_must_not_be_called(self, world: World, settings: Any) -> None:
+        settings.KEYTURN_API_RATE = "100000/min"
+        world.admin.post("/v1/providers/", body(slug="stands"))
+        before = Provider.objects.count()
+        refused = {**BY_CODE, **LOOKED_UP, "https://api.example.com?key=1": "url_invalid"}
+        for number, (url, code) in enumerate(refused.items()):
+            answers = [world.admin.post("/v1/providers/", body(base_url=url))]
+            if url in LOOKED_UP or url in SCHEMES:
+                once = {"Idempotency_Key": f"n{number}"}
+                answers.append(world.admin.post("/v1/providers/", body(base_url=url), **once))
+                answers.append(world.admin.patch("/v1/providers/stands/", {"base_url": url}))
+            for answer in answers:
+                error = problem(answer)
+                assert (error["code"], list(error["fields"])) == (code, ["base_url"]), url
+                assert not url or url not in answer.content.decode()
+        assert Provider.objects.count() == before
+        assert Provider.objects.get(slug="stands").base_url == body()["base_url"]
+
+    def test_several_problems_are_named_together(self, world: World) -> None:
+        answer = world.admin.post("/v1/providers/", body(base_url="http://a.example.com", probe={}))
+        assert problem(answer)["code"] == "validation_error"
+        assert set(problem(answer)["fields"]) == {"base_url", "probe"}
+
+    def test_an_address_that_stands_is_not_looked_up_again(self, world: World) -> None:
+        world.admin.post("/v1/providers/", body(slug="gone"))
+        Provider.objects.filter(slug="gone").update(base_url="https://missing.example.com")
+        change = {"base_url": "https://missing.example.com", "name": "Still there"}
+        assert world.admin.patch("/v1/providers/gone/", change).status_code == 200
+
+    def test_where_names_are_not_looked_up_the_call_decides(self, world: World, settings: Any) -> None:
+        settings.KEYTURN_EGRESS_LOOKUP = False
+        answer = world.admin.post("/v1/providers/", body(base_url="https://missing.example.com"))
+        assert answer.status_code == 201
+
+    def test_nobody_looks_names_up_by_asking_for_what_they_may_not(self, world: World) -> None:
+        answer = world.lead.post("/v1/providers/", body(base_url="https://missing.example.com"))
+        assert problem(answer)["code"] == "permission_denied"
+
+    def test_no_name_is_looked_up_in_a_transaction(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held = connections["default"]
+        system, depths = socket.getaddrinfo, []
+
+        def noting(*args: Any, **more: Any) -> Any:
+            depths.append(len(held.savepoint_ids))
+            return system(*args, **more)
+
+        monkeypatch.setattr(socket, "getaddrinfo", noting)
+        created = world.admin.post("/v1/providers/", body(), Idempotency_Key="once")
+        changed = world.admin.patch("/v1/providers/maker/", {"base_url": "https://other.example.com"})
+        assert (created.status_code, changed.status_code) == (201, 200)
+        # The test itself is in one.
+        assert depths == [len(held.savepoint_ids)] * 2
 
     @pytest.mark.parametrize(
         ("field", "value"),
