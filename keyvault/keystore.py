@@ -6,12 +6,16 @@ import os
 import uuid
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from django.conf import settings
 from django.utils import timezone
 
 from keyvault.crypto.envelope import Context, IntegrityError, Sealed, open_sealed, seal
+from keyvault.crypto.environment_keys import EnvironmentKeys
 from keyvault.crypto.keyring import Keys, load_keys
+from keyvault.crypto.keyring_document import Kek, random_kek
+from keyvault.crypto.remote import LOCAL_KINDS, KekSettings, Place, RemoteKind, connect
 from keyvault.crypto.secret import Secret
 from keyvault.models import Installation, KeyVersion, Provider
 
@@ -20,9 +24,12 @@ ADMIN_PURPOSE = "provider-admin"
 
 
 @lru_cache(maxsize=4)
-def _load(path: str, stamp: tuple[int, ...], text: str) -> Keys:
-    # The state of the file is part of the cache key: a promoted KEK is used without a restart.
-    return load_keys(path=None if text else Path(path), text=text or None)
+def _load(
+    path: str, stamp: tuple[int, ...], text: str, environment_keys: EnvironmentKeys, generation: int
+) -> Keys:
+    # The state of the file is part of the cache key: a promoted KEK is used without a restart. So is the
+    # generation: whoever holds what an environment key opened lets go of it when that key is forgotten.
+    return load_keys(path=None if text else Path(path), text=text or None, environment_keys=environment_keys)
 
 
 def keys() -> Keys:
@@ -32,7 +39,35 @@ def keys() -> Keys:
     """
     text: str = settings.KEYTURN_KEYRING_JSON
     path = str(settings.KEYTURN_KEYRING)
-    return _load(path, () if text else _stamp(path), text)
+    held = environment_keys()
+    return _load(path, () if text else _stamp(path), text, held, held.generation)
+
+
+_environment_keys: tuple[KekSettings, int, EnvironmentKeys] | None = None
+
+
+def environment_keys() -> EnvironmentKeys:
+    """The environment keys of this process; a fork opens its own."""
+    global _environment_keys
+    wanted: KekSettings = settings.KEYTURN_KEK
+    held = _environment_keys
+    if held is None or held[0] is not wanted or held[1] != os.getpid():
+        made = EnvironmentKeys(lambda kind: connect(kind, wanted.providers), stale=wanted.stale)
+        held = _environment_keys = wanted, os.getpid(), made
+    return held[2]
+
+
+def new_kek(environment: str, kid: str, *, provider: str = "", key: str = "") -> Kek:
+    """A KEK for a kid, at the provider that the settings name unless told otherwise.
+
+    ``key`` is its name at a remote provider. Raises ``KeyringError`` or ``KeyServiceUnavailable``.
+    """
+    wanted: KekSettings = settings.KEYTURN_KEK
+    provider = provider or wanted.provider_of(environment)
+    if provider in LOCAL_KINDS:
+        return random_kek(environment, kid)
+    name = key or wanted.key_of(environment, provider)
+    return environment_keys().make(cast(RemoteKind, provider), name, Place(environment, kid))
 
 
 def _stamp(path: str) -> tuple[int, ...]:

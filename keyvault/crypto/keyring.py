@@ -15,16 +15,19 @@ from typing import Final, Never, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from keyvault.crypto.environment_keys import EnvironmentKeys
 from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
 from keyvault.crypto.keyring_document import (
     KEY_SIZE,
     MAX_DOCUMENT,
     EnvironmentKeks,
     KeyringDocument,
+    MakeKek,
     ServiceKeys,
     new_document,
     new_kid,
     parse_document,
+    random_kek,
 )
 from keyvault.crypto.keyring_file import (
     create_private,
@@ -33,8 +36,10 @@ from keyvault.crypto.keyring_file import (
     read_private,
     replace_private,
 )
+from keyvault.crypto.remote import Place, WrappedKey
 
 __all__ = [
+    "HeldKek",
     "KekDescription",
     "KekProvider",
     "Keyring",
@@ -54,6 +59,17 @@ class KekDescription:
 
     primary: str
     kids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKek:
+    """Where a KEK is. ``provider``: ``file``, ``env`` or a remote one, which calls it ``key``."""
+
+    environment: str
+    kid: str
+    primary: bool
+    provider: str
+    key: str
 
 
 class KekProvider(Protocol):
@@ -83,28 +99,35 @@ class Keyring:
     the method returns.
     """
 
-    __slots__ = ("_ciphers", "_document", "_path")
+    __slots__ = ("_ciphers", "_document", "_environment_keys", "_path")
 
-    def __init__(self, document: KeyringDocument, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        document: KeyringDocument,
+        path: Path | None = None,
+        environment_keys: EnvironmentKeys | None = None,
+    ) -> None:
         self._document = document
         self._path = path
+        self._environment_keys = environment_keys
+        self._hold()
         # Expanding an AES key costs more than one use of it.
         self._ciphers: dict[tuple[str, str], AESGCM] = {}
 
     @classmethod
-    def from_file(cls, path: Path) -> Keyring:
+    def from_file(cls, path: Path, environment_keys: EnvironmentKeys | None = None) -> Keyring:
         """Read a keyring file. Raises ``KeyringError``; a mode open to others is one reason."""
-        return cls(parse_document(read_private(path)), path)
+        return cls(parse_document(read_private(path)), path, environment_keys)
 
     @classmethod
-    def from_env(cls, text: str) -> Keyring:
+    def from_env(cls, text: str, environment_keys: EnvironmentKeys | None = None) -> Keyring:
         """Read the same document given as JSON text or as base64 of it. Raises ``KeyringError``."""
-        return cls(parse_document(_plain_text(text)))
+        return cls(parse_document(_plain_text(text)), None, environment_keys)
 
     @classmethod
-    def create_file(cls, path: Path, environments: Iterable[str]) -> Keyring:
+    def create_file(cls, path: Path, environments: Iterable[str], make: MakeKek = random_kek) -> Keyring:
         """Write a new keyring file (0600, never over an existing one) with fresh keys and return it."""
-        document = new_document(environments)
+        document = new_document(environments, make)
         create_private(path, document.to_json())
         return cls(document, path)
 
@@ -119,7 +142,7 @@ class Keyring:
 
     def wrap(self, environment: str, kid: str, dek: bytes, aad: bytes) -> bytes:
         """Return nonce (12) | AES-256-GCM(KEK, DEK, aad). Raises as ``unwrap`` does."""
-        cipher = self._cipher(environment, kid)
+        cipher = self._cipher(environment, kid, writing=True)
         nonce = os.urandom(_NONCE_SIZE)
         return nonce + cipher.encrypt(nonce, dek, aad)
 
@@ -142,27 +165,47 @@ class Keyring:
             for name, held in self._document.environments.items()
         }
 
+    def keks(self) -> list[HeldKek]:
+        """Every KEK that is held, and where it is."""
+        here = "env" if self._path is None else "file"
+        return [
+            HeldKek(environment, kid, kid == held.primary, kek.provider, kek.key)
+            if isinstance(kek, WrappedKey)
+            else HeldKek(environment, kid, kid == held.primary, here, "")
+            for environment, held in self._document.environments.items()
+            for kid, kek in held.keks.items()
+        ]
+
     def health(self) -> None:
-        """Wrap and unwrap under every KEK. Raises ``KeyServiceUnavailable``."""
+        """Whether what is stored can be read: each KEK wraps and unwraps, each environment key can be had.
+
+        Raises ``KeyServiceUnavailable``.
+        """
         for environment, held in self._document.environments.items():
-            for kid in held.keks:
+            for kid, kek in held.keks.items():
+                if isinstance(kek, WrappedKey):
+                    self._cipher(environment, kid)
+                    continue
                 probe = os.urandom(KEY_SIZE)
                 opened = self.unwrap(environment, kid, self.wrap(environment, kid, probe, b""), b"")
                 if not hmac.compare_digest(opened, probe):
                     raise KeyServiceUnavailable(f"The KEK {kid} does not open what it wrapped.")
 
-    def add(self, environment: str) -> str:
-        """Add a fresh KEK, not yet primary, and return its kid; a new environment starts with it.
+    def add(self, environment: str, make: MakeKek = random_kek, *, kid: str = "") -> str:
+        """Add a fresh KEK, not yet primary, and return its kid (a new one unless given); a new environment
+        starts with it.
 
-        Every process must have read the changed file before the kid is promoted.
+        Every process must have read the changed file before the kid is promoted. Raises what ``make`` raises.
         """
-        kid = new_kid(environment)
+        if self._path is None:
+            self._refuse_change()
+        kid = kid or new_kid(environment)
+        # Before the folder is locked: a provider may take its time.
+        kek = make(environment, kid)
 
         def change(document: KeyringDocument) -> KeyringDocument:
             held = document.environments.get(environment) or EnvironmentKeks(kid, {})
-            return _with(
-                document, environment, EnvironmentKeks(held.primary, {**held.keks, kid: os.urandom(KEY_SIZE)})
-            )
+            return _with(document, environment, EnvironmentKeks(held.primary, {**held.keks, kid: kek}))
 
         self._rewrite(change)
         return kid
@@ -193,7 +236,7 @@ class Keyring:
 
     def _rewrite(self, change: Callable[[KeyringDocument], KeyringDocument]) -> None:
         if self._path is None:
-            raise KeyringError("This keyring came from the environment; change it where it is set.")
+            self._refuse_change()
         with locked_folder(self._path):
             # Read again under the lock, or a change by another process would be undone.
             document = change(parse_document(read_private(self._path)))
@@ -203,6 +246,22 @@ class Keyring:
             replace_private(self._path, text)
         self._document = checked
         self._ciphers = {}
+        self._hold()
+
+    def _refuse_change(self) -> Never:
+        raise KeyringError("This keyring came from the environment; change it where it is set.")
+
+    def _hold(self) -> None:
+        """Have the environment keys ready that the document names."""
+        if self._environment_keys is not None:
+            self._environment_keys.hold(
+                {
+                    Place(environment, kid): kek
+                    for environment, held in self._document.environments.items()
+                    for kid, kek in held.keks.items()
+                    if isinstance(kek, WrappedKey)
+                }
+            )
 
     def _environment(self, environment: str) -> EnvironmentKeks:
         held = self._document.environments.get(environment)
@@ -210,14 +269,22 @@ class Keyring:
             raise KeyServiceUnavailable(f"This process holds no KEK of the environment {environment}.")
         return held
 
-    def _cipher(self, environment: str, kid: str) -> AESGCM:
+    def _cipher(self, environment: str, kid: str, *, writing: bool = False) -> AESGCM:
         cipher = self._ciphers.get((environment, kid))
         if cipher is None:
-            key = self._environment(environment).keks.get(kid)
-            if key is None:
+            kek = self._environment(environment).keks.get(kid)
+            if kek is None:
                 self._refuse_kid(environment, kid)
-            cipher = self._ciphers[environment, kid] = AESGCM(key)
+            if isinstance(kek, WrappedKey):
+                return self._environment_key(environment, kid, kek, writing=writing)
+            cipher = self._ciphers[environment, kid] = AESGCM(kek)
         return cipher
+
+    def _environment_key(self, environment: str, kid: str, wrapped: WrappedKey, *, writing: bool) -> AESGCM:
+        held = self._environment_keys
+        if held is None:
+            raise KeyServiceUnavailable(f"This process does not know the provider {wrapped.provider}.")
+        return (held.for_writing if writing else held.for_reading)(environment, kid, wrapped)
 
     def _refuse_kid(self, environment: str, kid: str) -> Never:
         # A kid comes out of the database: one that we cannot have written is tampering.
@@ -241,12 +308,14 @@ class Keys:
     service: ServiceKeys
 
 
-def load_keys(*, path: Path | None, text: str | None) -> Keys:
+def load_keys(
+    *, path: Path | None, text: str | None, environment_keys: EnvironmentKeys | None = None
+) -> Keys:
     """Load the keyring from a file or from text, exactly one of them. Raises ``KeyringError``."""
     if text is not None and path is None:
-        keyring = Keyring.from_env(text)
+        keyring = Keyring.from_env(text, environment_keys)
     elif path is not None and text is None:
-        keyring = Keyring.from_file(path)
+        keyring = Keyring.from_file(path, environment_keys)
     else:
         raise KeyringError("Give the keyring either as a file or as text, not both and not neither.")
     return Keys(keyring, keyring.service)

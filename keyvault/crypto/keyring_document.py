@@ -5,8 +5,13 @@
      "service": {"pepper": "<base64>", "row_mac": "...", "audit": "...", "fingerprint": "...", "etag": "...",
                  "signing": {"kid": "sign-77aa01c4e2f0", "key": "<base64>"}}}
 
-Every key is 256 bits in base64. A document may hold only some environments: a process that gets
-such a document cannot open the others.
+Every key is 256 bits in base64. Instead of a key, a kid may name where a KEK is that never leaves its
+provider, with the environment key that it wrapped:
+
+    "prod-1f0c9a2b7d3e": {"provider": "transit", "key": "keyturn-prod", "wrapped": "vault:v1:...",
+                          "check": "<base64>"}
+
+A document may hold only some environments: a process that gets such a document cannot open the others.
 """
 
 from __future__ import annotations
@@ -17,14 +22,15 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Never
+from typing import Any, Final, Never, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keyvault.crypto.errors import KeyringError
+from keyvault.crypto.remote import REMOTE_KINDS, WrappedKey
 
 KEY_SIZE: Final = 32
 MAX_DOCUMENT: Final = 1024 * 1024
@@ -32,9 +38,21 @@ MAX_DOCUMENT: Final = 1024 * 1024
 _FORMAT: Final = "keyturn-keyring"
 _VERSION: Final = 1
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_LONGEST_TEXT: Final = 16 * 1024  # of what a provider wrapped, or calls a key
 _SERVICE_KEYS: Final = ("pepper", "row_mac", "audit", "fingerprint", "etag")
 # 32 random bytes have fewer distinct values about once in 10^30 keys; a typed key has few.
 _FEWEST_DISTINCT_BYTES: Final = 12
+
+
+# A KEK as the document has it: the key itself, or the environment key that a remote KEK wrapped.
+Kek = bytes | WrappedKey
+# Makes the KEK of an environment and a kid.
+MakeKek = Callable[[str, str], Kek]
+
+
+def random_kek(environment: str, kid: str) -> Kek:
+    """A KEK that stands in the document itself."""
+    return os.urandom(KEY_SIZE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +76,7 @@ class EnvironmentKeks:
     """One environment's KEKs by kid, and the kid that new data is wrapped under."""
 
     primary: str
-    keks: Mapping[str, bytes] = field(repr=False)
+    keks: Mapping[str, Kek] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +92,7 @@ class KeyringDocument:
         seed = self.service.signing.private_bytes_raw()
         service["signing"] = {"kid": self.service.signing_kid, "key": _encode(seed)}
         environments = {
-            name: {"primary": held.primary, "keks": {kid: _encode(key) for kid, key in held.keks.items()}}
+            name: {"primary": held.primary, "keks": {kid: _written(kek) for kid, kek in held.keks.items()}}
             for name, held in self.environments.items()
         }
         document = {"format": _FORMAT, "version": _VERSION, "environments": environments, "service": service}
@@ -89,12 +107,13 @@ def new_kid(environment: str) -> str:
     return _name(f"{environment}-{secrets.token_hex(6)}", "environments")
 
 
-def new_document(environments: Iterable[str]) -> KeyringDocument:
-    """Make a document with fresh keys, one KEK for each environment. Raises ``KeyringError``."""
+def new_document(environments: Iterable[str], make: MakeKek = random_kek) -> KeyringDocument:
+    """Make a document with fresh keys, one KEK for each environment. Raises ``KeyringError`` and what
+    ``make`` raises."""
     held: dict[str, EnvironmentKeks] = {}
     for environment in environments:
         kid = new_kid(environment)
-        held[environment] = EnvironmentKeks(kid, {kid: os.urandom(KEY_SIZE)})
+        held[environment] = EnvironmentKeks(kid, {kid: make(environment, kid)})
     service = ServiceKeys(
         **{name: os.urandom(KEY_SIZE) for name in _SERVICE_KEYS},
         signing=Ed25519PrivateKey.from_private_bytes(os.urandom(KEY_SIZE)),
@@ -130,11 +149,13 @@ def checked(document: KeyringDocument) -> KeyringDocument:
     for environment, held in document.environments.items():
         if held.primary not in held.keks:
             raise KeyringError(f"environments.{environment}: the primary KEK is not among its KEKs.")
-        for kid, key in held.keks.items():
+        for kid, kek in held.keks.items():
             if kid in environment_of:
                 first = environment_of[kid]
                 raise KeyringError(f"The kid {kid} stands under both {first} and {environment}.")
             environment_of[kid] = environment
+            # Two environment keys are equal if their checks are.
+            key = kek.check if isinstance(kek, WrappedKey) else kek
             _check_key(key, f"environments.{environment}.keks.{kid}", place_of)
     for name in _SERVICE_KEYS:
         _check_key(getattr(document.service, name), f"service.{name}", place_of)
@@ -194,8 +215,37 @@ def _environment(name: str, value: object) -> EnvironmentKeks:
     keks = members["keks"]
     if not isinstance(keks, dict):
         raise KeyringError(f"{place}.keks: a JSON object is expected.")
-    held = {_name(kid, f"{place}.keks"): _key(key, f"{place}.keks.{kid}") for kid, key in keks.items()}
+    held = {_name(kid, f"{place}.keks"): _kek(kek, f"{place}.keks.{kid}") for kid, kek in keks.items()}
     return EnvironmentKeks(_name(members["primary"], f"{place}.primary"), held)
+
+
+def _kek(value: object, place: str) -> Kek:
+    return _wrapped(value, place) if isinstance(value, dict) else _key(value, place)
+
+
+def _wrapped(value: object, place: str) -> WrappedKey:
+    members = _object(value, place, {"provider", "key", "wrapped", "check"})
+    if members["provider"] not in REMOTE_KINDS:
+        raise KeyringError(f"{place}.provider: one of {', '.join(REMOTE_KINDS)} is expected.")
+    for name in ("key", "wrapped"):
+        text = members[name]
+        if not isinstance(text, str) or not 0 < len(text) <= _LONGEST_TEXT or not text.isprintable():
+            raise KeyringError(f"{place}.{name}: a text is expected.")
+    texts = cast(dict[str, Any], members)
+    return WrappedKey(
+        texts["provider"], texts["key"], texts["wrapped"], _key(members["check"], f"{place}.check")
+    )
+
+
+def _written(kek: Kek) -> object:
+    if not isinstance(kek, WrappedKey):
+        return _encode(kek)
+    return {
+        "provider": kek.provider,
+        "key": kek.key,
+        "wrapped": kek.wrapped,
+        "check": _encode(kek.check),
+    }
 
 
 def _service(value: object) -> ServiceKeys:

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection
 
 from keyvault import keystore
+from keyvault.crypto.environment_keys import NotOpened
 from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
 from keyvault.crypto.keyring import Keys
 from keyvault.delivery import loading, spool
@@ -273,7 +274,7 @@ class Plane:
             except (KeyturnError, IntegrityError, KeyringError) as error:
                 decided = Decided(failure(error, request_id))
             except KeyServiceUnavailable as error:
-                if self._has_new_keys():
+                if self._has_new_keys() or await self._opened(error):
                     continue
                 decided = Decided(failure(error, request_id))
             try:
@@ -294,6 +295,11 @@ class Plane:
         """Whether the keyring has changed since this decision: then it knows the KEK that was missing."""
         held, self._keys_at = self._keys, -1
         return self.keys() is not held
+
+    @staticmethod
+    async def _opened(error: KeyServiceUnavailable) -> bool:
+        """Whether the environment key that was missing could be had from its provider, on a thread."""
+        return isinstance(error, NotOpened) and await run(error.open)
 
     def tally(self) -> Tally:
         return Tally(self._limiter)

@@ -15,7 +15,7 @@ from django.core.management import call_command
 from keyvault import clock
 from keyvault.crypto.keyring import Keyring
 from keyvault.crypto.secret import Secret
-from keyvault.keystore import SYSTEM_ENVIRONMENT
+from keyvault.keystore import SYSTEM_ENVIRONMENT, new_kek
 from keyvault.models import User
 from keyvault.project.files import ensure_private_dir
 from keyvault.services import catalogue, rewrap
@@ -31,7 +31,7 @@ def prepare() -> None:
     ensure_private_dir(settings.KEYTURN_DATA)
     if not settings.KEYTURN_KEYRING_JSON and not Path(settings.KEYTURN_KEYRING).exists():
         environments = [slug for slug, _, _ in catalogue.ENVIRONMENTS]
-        Keyring.create_file(Path(settings.KEYTURN_KEYRING), [*environments, SYSTEM_ENVIRONMENT])
+        Keyring.create_file(Path(settings.KEYTURN_KEYRING), [*environments, SYSTEM_ENVIRONMENT], new_kek)
     call_command("migrate", verbosity=0, interactive=False)
     now = clock.now()
     install_all(now=now)

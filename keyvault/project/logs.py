@@ -165,5 +165,9 @@ def logging_settings(level: str) -> dict[str, Any]:
             "django.request": {"level": "ERROR"},
             "httpx": {"level": "WARNING"},
             "httpcore": {"level": "WARNING"},
+            # They would print the answers of KMS, with what it opened.
+            "boto3": {"level": "WARNING"},
+            "botocore": {"level": "WARNING"},
+            "urllib3": {"level": "WARNING"},
         },
     }

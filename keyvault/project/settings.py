@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import environ
 from csp.constants import NONE, SELF
 
+from keyvault.crypto.remote import KekSettings, ProviderSettings
 from keyvault.errors import MAX_BODY_BYTES
 from keyvault.project.broker import VISIBILITY_TIMEOUT
 from keyvault.project.checkpoint_places import parse_places
@@ -41,6 +42,27 @@ _https = _public.scheme == "https"
 SECRET_KEY = env.str("KEYTURN_SECRET_KEY", "") or ensure_secret_key(KEYTURN_DATA / "secret_key")
 KEYTURN_KEYRING = Path(env.str("KEYTURN_KEYRING", str(KEYTURN_DATA / "keyring.json"))).expanduser()
 KEYTURN_KEYRING_JSON = env.str("KEYTURN_KEYRING_JSON", "")
+# Where new KEKs are made, and the providers of those that never leave them (docs/custody.md)
+KEYTURN_KEK = KekSettings.parse(
+    env.str("KEYTURN_KEK_PROVIDER", "env" if KEYTURN_KEYRING_JSON else "file"),
+    env.str("KEYTURN_KEK_KEY", ""),
+    env.float("KEYTURN_KEK_STALE", 3600.0),
+    ProviderSettings(
+        transit_url=env.str("KEYTURN_TRANSIT_URL", ""),
+        transit_mount=env.str("KEYTURN_TRANSIT_MOUNT", "transit"),
+        transit_namespace=env.str("KEYTURN_TRANSIT_NAMESPACE", ""),
+        transit_ca_file=env.str("KEYTURN_TRANSIT_CA_FILE", ""),
+        transit_token_file=env.str("KEYTURN_TRANSIT_TOKEN_FILE", ""),
+        transit_role_id=env.str("KEYTURN_TRANSIT_ROLE_ID", ""),
+        transit_secret_id_file=env.str("KEYTURN_TRANSIT_SECRET_ID_FILE", ""),
+        transit_auth_mount=env.str("KEYTURN_TRANSIT_AUTH_MOUNT", "approle"),
+        pkcs11_module=env.str("KEYTURN_PKCS11_MODULE", ""),
+        pkcs11_token=env.str("KEYTURN_PKCS11_TOKEN", ""),
+        pkcs11_pin_file=env.str("KEYTURN_PKCS11_PIN_FILE", ""),
+    ),
+)
+if KEYTURN_KEK.provider == "env" and not KEYTURN_KEYRING_JSON:
+    raise ValueError("KEYTURN_KEK_PROVIDER=env needs the keyring document in KEYTURN_KEYRING_JSON.")
 
 # Behaviour
 KEYTURN_TICK = env.float("KEYTURN_TICK", 10)

@@ -60,6 +60,7 @@ def test_the_stored_bytes_are_as_documented(keks: Keyring, context: Context) -> 
     salt, commit, nonce = header[4:36], header[36:68], header[68:80]
 
     kek = keks._document.environments["prod"].keks[sealed.kid]
+    assert isinstance(kek, bytes)
     aad = length_prefixed(b"kv1/wrap", sealed.kid.encode(), ctx, commit)
     dek = AESGCM(kek).decrypt(sealed.wrapped_dek[:12], sealed.wrapped_dek[12:], aad)
     hkdf = HKDF(algorithm=SHA256(), length=64, salt=salt, info=length_prefixed(b"kv1/data", ctx))
