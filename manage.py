@@ -9,6 +9,9 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
     from django.core.management import execute_from_command_line
 
+    from keyvault.project.guard import leave_no_core
+
+    leave_no_core()
     execute_from_command_line(sys.argv)
 
 

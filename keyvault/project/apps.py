@@ -13,9 +13,10 @@ class ProjectConfig(AppConfig):
 
     def ready(self) -> None:
         # So that shared_task() and delay_on_commit() in every process find this app and not a default one.
-        from keyvault.project import celery, second_factor  # noqa: F401
+        from keyvault.project import celery, checks, second_factor  # noqa: F401
 
         second_factor.connect()
+        checks.install()
 
 
 class RecordsConfig(SimpleAdminConfig):

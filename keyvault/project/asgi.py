@@ -12,6 +12,10 @@ from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.http.request import split_domain_port, validate_host
 
+from keyvault.project.guard import leave_no_core
+
+# Whoever starts this server: a core file would hold plaintext.
+leave_no_core()
 _wsgi = get_wsgi_application()
 
 # Models are importable only after Django is set up.

@@ -6,11 +6,12 @@ import os
 
 from celery import Celery
 from celery.schedules import crontab
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_init
 from django.conf import settings
 
 from keyvault.project.broker import broker_settings
 from keyvault.project.files import ensure_private_dir
+from keyvault.project.guard import leave_no_core
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
 
@@ -42,6 +43,12 @@ app.autodiscover_tasks(["keyvault", "rotation"])
 if app.conf.broker_url.startswith("filesystem:"):
     ensure_private_dir(settings.KEYTURN_DATA / "queue")
     ensure_private_dir(settings.KEYTURN_DATA / "queue-ctl")
+
+
+@worker_init.connect
+def _leave_no_core(**_: object) -> None:
+    """Also in a worker that ``celery worker`` started."""
+    leave_no_core()
 
 
 @setup_logging.connect

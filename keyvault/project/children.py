@@ -6,13 +6,12 @@ import gc
 import importlib
 import multiprocessing
 import os
-import resource
 import sys
 from collections.abc import Callable
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
-from keyvault.project.guard import die_with_parent
+from keyvault.project.guard import die_with_parent, leave_no_core
 
 WORKER_THREADS = 4
 
@@ -20,7 +19,7 @@ WORKER_THREADS = 4
 def _begin() -> None:
     # What we write is for us alone, and a core file would hold plaintext.
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    leave_no_core()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
     parent = os.environ.pop("KEYTURN_PARENT", "")
     if parent:

@@ -36,6 +36,9 @@ def _management(name: str) -> click.Command:
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
         from django.core.management import execute_from_command_line
 
+        from keyvault.project.guard import leave_no_core
+
+        leave_no_core()
         execute_from_command_line(["keyturn", name, *arguments])
 
     return command
@@ -95,6 +98,9 @@ def token(username: str, admin: bool, expires: str, data: Path | None) -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
     import django
 
+    from keyvault.project.guard import leave_no_core
+
+    leave_no_core()
     django.setup()
     from keyvault.project.token_command import TokenRefused, user_token
 

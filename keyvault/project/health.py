@@ -64,7 +64,7 @@ def _database() -> dict[str, object]:
     return {"vendor": connection.vendor}
 
 
-def _key_service() -> dict[str, object]:
+def key_service() -> dict[str, object]:
     """Every KEK of this process opens the known text that was sealed under it."""
     try:
         keks = keys().keks
@@ -97,7 +97,7 @@ def _beat() -> dict[str, object]:
 
 _CHECKS: Mapping[str, Callable[[], Mapping[str, object]]] = {
     "database": _database,
-    "key_service": _key_service,
+    "key_service": key_service,
     "beat": _beat,
 }
 

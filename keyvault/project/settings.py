@@ -15,6 +15,7 @@ from csp.constants import NONE, SELF
 from keyvault.crypto.remote import KekSettings, ProviderSettings
 from keyvault.errors import MAX_BODY_BYTES
 from keyvault.project.broker import VISIBILITY_TIMEOUT
+from keyvault.project.cache_settings import cache_settings
 from keyvault.project.checkpoint_places import parse_places
 from keyvault.project.databases import database_settings
 from keyvault.project.files import BASE_DIR, default_data_dir, ensure_private_dir, ensure_secret_key
@@ -182,16 +183,7 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # Attempts to sign in are counted here, so all processes have to share it.
-CACHES = {
-    "default": env.cache_url("CACHE_URL")
-    if env.str("CACHE_URL", "")
-    else {
-        "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
-        "LOCATION": str(KEYTURN_DATA / "cache"),
-        # With Django's 300, a few hundred wrong names would push out the counts of all others.
-        "OPTIONS": {"MAX_ENTRIES": 20_000},
-    }
-}
+CACHES = {"default": cache_settings(env.str("CACHE_URL", ""), KEYTURN_DATA)}
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
@@ -351,5 +343,6 @@ SPECTACULAR_SETTINGS = {
     ],
 }
 
+DEFAULT_EXCEPTION_REPORTER_FILTER = "keyvault.project.reports.ReportFilter"
 configure_structlog()
 LOGGING = logging_settings(KEYTURN_LOG_LEVEL)

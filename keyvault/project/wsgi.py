@@ -6,6 +6,10 @@ import os
 
 from django.core.wsgi import get_wsgi_application
 
+from keyvault.project.guard import leave_no_core
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
 
+# Whoever starts this server: a core file would hold plaintext.
+leave_no_core()
 application = get_wsgi_application()

@@ -101,6 +101,9 @@ def test_the_first_start_makes_a_private_installation_and_prints_one_link(servin
     assert links[0] not in (serving.data / "setup.json").read_text()
     assert len(serving.role("web")) == 3, "the server and two worker processes"
     assert len(serving.role("worker")) == 1
+    for process in (*serving.role("web"), *serving.role("worker")):
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        assert re.search(r"Max core file size +0 +0 ", limits), limits
 
 
 def test_sigterm_ends_everything_cleanly(serving: Serving) -> None:
