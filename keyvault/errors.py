@@ -64,6 +64,10 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "internal_error": (500, "Something went wrong on our side."),
     "integrity_error": (503, "A stored secret failed its integrity check."),
     "key_service_unavailable": (503, "The key service is not available."),
+    "quarantined": (
+        503,
+        "The database was restored: this key is held back until somebody has reconciled it.",
+    ),
     "audit_unavailable": (503, "The access could not be recorded."),
     "database_unavailable": (503, "The database is not available."),
 }

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.apps import AppConfig
-from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import OperationalError, ProgrammingError
 
 from keyvault.models import Provider
+from keyvault.services import quarantine
 from rotation.drivers import DRIVERS
 
 
@@ -33,6 +34,37 @@ def every_driver_is_known(
     ]
 
 
+def nothing_is_in_quarantine(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """A restored database that nobody has reconciled delivers nothing, or not every key."""
+    if not databases:
+        return []
+    try:
+        everything, held = quarantine.everything(), quarantine.held_keys()
+    except (OperationalError, ProgrammingError):
+        return []
+    if everything is not None:
+        return [
+            Warning(
+                "The database was restored from a backup: no key is delivered.",
+                hint="Run: keyturn restore_reconcile",
+                id="rotation.W001",
+            )
+        ]
+    if not held:
+        return []
+    names = ", ".join(str(row.key) for row in held)
+    return [
+        Warning(
+            f"Held back since a restore: {names}.",
+            hint="Run: keyturn restore_reconcile --supply SERVICE/ENV, or --keep SERVICE/ENV",
+            id="rotation.W002",
+        )
+    ]
+
+
 def install() -> None:
     """Register the checks; Django keeps each of them once."""
     register(every_driver_is_known, Tags.database)
+    register(nothing_is_in_quarantine, Tags.database)

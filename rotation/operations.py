@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
-from django.db.models import F
+from django.db.models import Exists, F
 
 from keyvault.actors import SYSTEM
 from keyvault.domain import State
 from keyvault.exceptions import KeyturnError
-from keyvault.models import KeyVersion
+from keyvault.models import KeyVersion, Quarantine
 from keyvault.services import keys as key_services
 from rotation import breaker, engine
 from rotation.calling import Settlement, call
@@ -59,6 +59,7 @@ def claim(operation_id: uuid.UUID, now: datetime) -> Operation | None:
     """
     due = Operation.objects.filter(pk=operation_id, state=OperationState.PENDING, retry_at__lte=now)
     due = due.exclude(rotation__attention=RESTORED)
+    due = due.exclude(Exists(Quarantine.objects.filter(key__isnull=True)))
     operation = (
         due.select_for_update(of=("self",))
         .select_related(

@@ -77,7 +77,7 @@ def install(folder: Path, server_url: str) -> Installation:
     data = folder / "data"
     data.mkdir(mode=0o700, parents=True)
     Keyring.create_file(data / "keyring.json", ["dev", "staging", "prod", "system"])
-    url = _new_database(server_url) if server_url else ""
+    url = new_database(server_url) if server_url else ""
     installation = Installation(data, url)
     with installation.in_force():
         migrate()
@@ -85,7 +85,7 @@ def install(folder: Path, server_url: str) -> Installation:
     return installation
 
 
-def _new_database(server_url: str) -> str:
+def new_database(server_url: str) -> str:
     name = f"load_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server_url, autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}"')

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from django.conf import settings
 from django.db import connection
+from django.db.models import Exists
 
 from keyvault.crypto.errors import KeyringError, KeyServiceUnavailable
 from keyvault.keystore import keys
-from keyvault.models import Heartbeat
+from keyvault.models import Heartbeat, Quarantine
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,13 @@ class HealthLine:
     at: datetime | None = None
 
 
-def health_lines(now: datetime, beat_at: datetime | None) -> list[HealthLine]:
-    """``beat_at``: of the last heartbeat. That this answers at all is the database's line."""
+def health_lines(now: datetime, beat: Beat) -> list[HealthLine]:
+    """That this answers at all is the database's line."""
     return [
-        _scheduler(now, beat_at),
-        HealthLine("Database", "good", _VENDORS[connection.vendor]),
+        _scheduler(now, beat.at),
+        HealthLine("Database", "bad", "in quarantine")
+        if beat.some
+        else HealthLine("Database", "good", _VENDORS[connection.vendor]),
         _key_service(),
     ]
 
@@ -35,9 +39,24 @@ def health_lines(now: datetime, beat_at: datetime | None) -> list[HealthLine]:
 _VENDORS = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 
 
-def last_beat() -> datetime | None:
-    """When the scheduler ran last. One query."""
-    return Heartbeat.objects.filter(name="beat").values_list("at", flat=True).first()
+class Beat(NamedTuple):
+    """When the scheduler ran last; whether a restore holds back everything, or some keys."""
+
+    at: datetime | None
+    everything: bool
+    some: bool
+
+
+def last_beat() -> Beat:
+    """One query, where the scheduler ever ran."""
+    held = Quarantine.objects.order_by()
+    rows = Heartbeat.objects.filter(name="beat").annotate(
+        everything=Exists(held.filter(key__isnull=True)), some=Exists(held)
+    )
+    found = rows.values_list("at", "everything", "some").first()
+    if found is None:
+        return Beat(None, held.filter(key__isnull=True).exists(), held.exists())
+    return Beat(*found)
 
 
 def is_late(now: datetime, beat_at: datetime | None) -> bool:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from keyvault.crypto.errors import IntegrityError
 from keyvault.crypto.keyring import Keys
@@ -26,6 +26,10 @@ from keyvault.delivery.records import (
     VerifierRecord,
     VersionRecord,
 )
+from keyvault.errors import CODES
+from keyvault.exceptions import KeyturnError
+
+QUARANTINED: Final = CODES["quarantined"][1]
 
 Kind = Literal["token", "grant", "key", "version", "issued", "jobs", "verifier"]
 Wanted = dict[Kind, set[Hashable]]
@@ -58,6 +62,16 @@ class Noted(NamedTuple):
     parent: uuid.UUID | None
 
 
+class Held(NamedTuple):
+    """What is held back since a restore: keys by their ids, or everything."""
+
+    everything: bool
+    keys: frozenset[bytes]
+
+
+NOTHING_HELD: Final = Held(False, frozenset())
+
+
 @dataclass(frozen=True, slots=True)
 class News:
     """What one look at the database brought. ``reset``: the log does not reach back to what we had seen."""
@@ -67,6 +81,7 @@ class News:
     reset: bool = False
     changes: Sequence[Noted] = ()
     found: Sequence[Found] = field(default=())
+    held: Held | None = None  # None: as before
 
 
 class Table(Generic[R]):
@@ -163,6 +178,7 @@ class Cache:
 
     def __init__(self, capacity: int) -> None:
         self.seen = -1  # nothing: the first look at the database starts from scratch
+        self.held = NOTHING_HELD
         self.tokens: Table[TokenRecord] = Table("token", 2 * capacity)
         self.grants: Table[GrantRecord] = Table("grant", 2 * capacity)
         self.keys: Table[KeyRecord] = Table("key", capacity)
@@ -191,6 +207,9 @@ class Cache:
         else:
             self._note(news.changes)
         self.seen = news.seq
+        if news.held is not None:
+            # Whoever changed it made everything stale with it.
+            self.held = news.held
         for found in news.found:
             self._tables[found.kind].put(found)
         return moved
@@ -234,8 +253,17 @@ class View:
         return name in self._cache.issued
 
     def token(self, name: bytes) -> TokenRecord | None:
-        """By its keyed digest (32 bytes), or by its id (16)."""
-        return self._look(self._cache.tokens, name)
+        """By its keyed digest (32 bytes), or by its id (16). Raises ``quarantined`` where all is held."""
+        found = self._look(self._cache.tokens, name)
+        if self._cache.held.everything:
+            raise KeyturnError("quarantined", QUARANTINED)
+        return found
+
+    def refuse_held(self, key: KeyRecord) -> None:
+        """Raise ``quarantined`` for a key whose value may have ended since the backup that was put back."""
+        held = self._cache.held
+        if held.everything or key.id in held.keys:
+            raise KeyturnError("quarantined", QUARANTINED)
 
     def grant(self, consumer: bytes, environment: bytes, service: str) -> GrantRecord | None:
         return self._look(self._cache.grants, (consumer, environment, service))

@@ -36,9 +36,10 @@ class Choice:
 def choose_version(view: View, permit: Permit, instance: str, wanted: str | None) -> Choice:
     """The version for this instance, or the one it asks for by label or number.
 
-    Raises ``no_active_version`` (404), ``version_gone`` (410), ``not_found`` for a number that never was,
-    ``permission_denied`` without the verb ``versions``.
+    Raises ``quarantined`` (503), ``no_active_version`` (404), ``version_gone`` (410), ``not_found`` for a
+    number that never was, ``permission_denied`` without the verb ``versions``.
     """
+    view.refuse_held(permit.key)
     if wanted is None:
         return _labelled(permit.key, _label_for(view, permit, instance))
     if wanted not in _LABELS and not _NUMBER.fullmatch(wanted):

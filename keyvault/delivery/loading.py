@@ -17,7 +17,7 @@ from django.db import connection
 
 from keyvault import clock, integrity
 from keyvault.crypto.envelope import Opener, Sealed
-from keyvault.delivery.cache import Found, Kind, News, Noted, Wanted
+from keyvault.delivery.cache import Found, Held, Kind, News, Noted, Wanted
 from keyvault.delivery.records import (
     Absent,
     GrantRecord,
@@ -33,7 +33,7 @@ from keyvault.delivery.records import (
 )
 from keyvault.domain import Split, State
 from keyvault.keystore import context_of, installation_id
-from keyvault.models import Change, ChangeCounter, ConsumerToken, Grant, Key, KeyVersion, OpenJobs
+from keyvault.models import Change, ChangeCounter, ConsumerToken, Grant, Key, KeyVersion, OpenJobs, Quarantine
 
 T = TypeVar("T")
 
@@ -102,6 +102,7 @@ VERSION: Final = (
     "key__service_id",
     "key__environment_id",
 )
+QUARANTINE: Final = ("key_id",)
 JOBS: Final = ("id", "version_id", "consumer_id", "instance", "open", "last_to_at")
 
 
@@ -111,7 +112,14 @@ def look(seen: int, wanted: Wanted) -> News:
     installation_id()
     seq, reset, changes = _changes(seen)
     found = [one for kind in _ORDER if kind in wanted for one in _read(kind, wanted[kind])]
-    return News(seq, clock.now(), reset, changes, found)
+    # A row of the quarantine tells that everything changed; a first look starts with a reset.
+    held = _held() if reset or any(change.kind == "all" for change in changes) else None
+    return News(seq, clock.now(), reset, changes, found, held)
+
+
+def _held() -> Held:
+    keys = list(Quarantine.objects.values_list(*QUARANTINE))
+    return Held(any(key is None for (key,) in keys), frozenset(key.bytes for (key,) in keys if key))
 
 
 def _changes(seen: int) -> tuple[int, bool, list[Noted]]:

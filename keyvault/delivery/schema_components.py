@@ -52,7 +52,13 @@ _REFUSALS: Final = {
     415: ("unsupported_media_type",),
     429: ("rate_limited",),
     500: ("internal_error",),
-    503: ("integrity_error", "key_service_unavailable", "audit_unavailable", "database_unavailable"),
+    503: (
+        "integrity_error",
+        "key_service_unavailable",
+        "quarantined",
+        "audit_unavailable",
+        "database_unavailable",
+    ),
 }
 
 

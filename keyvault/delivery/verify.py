@@ -135,6 +135,8 @@ def _find(view: View, text: str) -> Presented | None:
     if issued is None:
         return None
     key = view.key(issued.service_id, issued.environment_id)
+    if key is not None:
+        view.refuse_held(key)
     version = None if key is None else _version(view, key, issued.number)
     if key is None or version is None or version.state is State.REQUESTED:
         return None

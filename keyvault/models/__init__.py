@@ -29,10 +29,12 @@ from keyvault.models.custody import (
     Service,
 )
 from keyvault.models.people import Membership, SecondFactorSeed, SetupLink, Team, User, UserToken
+from keyvault.models.recovery import Backup, Quarantine
 
 __all__ = [
     "AuditEvent",
     "AuditHead",
+    "Backup",
     "Change",
     "ChangeCounter",
     "Consumer",
@@ -52,6 +54,7 @@ __all__ = [
     "Membership",
     "OpenJobs",
     "Provider",
+    "Quarantine",
     "ReportBucket",
     "SecondFactorSeed",
     "Service",

@@ -36,9 +36,18 @@ def prepare() -> None:
 
 
 def _prepare_data() -> None:
+    from keyvault.crypto.errors import KeyringError
     from keyvault.project import installation
+    from keyvault.services import quarantine
 
-    installation.prepare()
+    try:
+        installation.prepare()
+    except KeyringError as error:
+        sys.exit(f"keyturn: {error}")
+    if quarantine.everything() is not None:
+        sys.stderr.write(
+            "The database was restored from a backup: nothing is delivered. Run: keyturn restore_reconcile\n"
+        )
     link = installation.setup_link()
     if link is not None:
         sys.stdout.write("\nOpen this link to make the first administrator. It works once, for 24 hours:\n")

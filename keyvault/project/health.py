@@ -21,6 +21,7 @@ from keyvault.crypto.envelope import Sealed
 from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
 from keyvault.keystore import installation_id, keys
 from keyvault.models import Heartbeat, KekCanary, Key
+from keyvault.services import quarantine
 from rotation.facts import OperationState, Stage
 from rotation.models import Operation, Rotation
 from rotation.services.notifying import tell_beat_dead
@@ -95,8 +96,15 @@ def _beat() -> dict[str, object]:
     return {"age_seconds": round(age, 1)}
 
 
+def _quarantine() -> dict[str, object]:
+    if quarantine.everything() is not None:
+        raise CheckFailed("The database was restored from a backup. Run: keyturn restore_reconcile")
+    return {"held": len(quarantine.held_keys())}
+
+
 _CHECKS: Mapping[str, Callable[[], Mapping[str, object]]] = {
     "database": _database,
+    "quarantine": _quarantine,
     "key_service": key_service,
     "beat": _beat,
 }

@@ -11,14 +11,16 @@ from pathlib import Path
 from django.conf import settings
 from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
+from django.db import connection
 
 from keyvault import clock
+from keyvault.crypto.errors import KeyringError
 from keyvault.crypto.keyring import Keyring
 from keyvault.crypto.secret import Secret
-from keyvault.keystore import SYSTEM_ENVIRONMENT, new_kek
-from keyvault.models import User
+from keyvault.keystore import SYSTEM_ENVIRONMENT, keys, new_kek
+from keyvault.models import KekCanary, User
 from keyvault.project.files import ensure_private_dir
-from keyvault.services import catalogue, rewrap
+from keyvault.services import backups, catalogue, rewrap
 from keyvault.setup import create_setup_token
 from rotation.services.policies import install_all
 
@@ -26,16 +28,50 @@ from rotation.services.policies import install_all
 def prepare() -> None:
     """Create or update keyring and database of the installation in ``KEYTURN_DATA``.
 
-    Raises ``IntegrityError`` if the keyring is not the one that this database was written with.
+    Raises ``IntegrityError`` if the keyring is not the one that this database was written with,
+    ``KeyringError`` if there is none, or one that lacks what its environments need.
     """
     ensure_private_dir(settings.KEYTURN_DATA)
     if not settings.KEYTURN_KEYRING_JSON and not Path(settings.KEYTURN_KEYRING).exists():
+        _refuse_loss()
         environments = [slug for slug, _, _ in catalogue.ENVIRONMENTS]
         Keyring.create_file(Path(settings.KEYTURN_KEYRING), [*environments, SYSTEM_ENVIRONMENT], new_kek)
     call_command("migrate", verbosity=0, interactive=False)
+    _refuse_stranger()
     now = clock.now()
     install_all(now=now)
     rewrap.check_canaries(now=now)
+
+
+_RECOVER = "Recover the keyring from escrow (keyturn keyring recover FILE --identity FILE): docs/recovery.md."
+
+
+def _refuse_loss() -> None:
+    """A fresh keyring beside a database that is in use would open nothing of it."""
+    if KekCanary._meta.db_table not in connection.introspection.table_names():
+        return
+    kids = sorted(KekCanary.objects.values_list("kid", flat=True))
+    if kids:
+        raise KeyringError(
+            f"There is no keyring at {settings.KEYTURN_KEYRING}, and this database needs the KEKs "
+            f"{', '.join(kids)}. {_RECOVER}"
+        )
+
+
+def _refuse_stranger() -> None:
+    """An environment may be missing from the keyring of this host; one that is there has to be whole."""
+    held = keys().keks.describe()
+    missing = [
+        f"{environment}/{kid}"
+        for environment, kids in backups.kids_in_use().items()
+        for kid in kids
+        if environment in held and kid not in held[environment].kids
+    ]
+    if missing:
+        raise KeyringError(
+            f"The keyring lacks KEKs that this database needs: {', '.join(sorted(missing))}. It may belong "
+            f"to another installation. {_RECOVER}"
+        )
 
 
 def setup_link() -> Secret | None:

@@ -66,6 +66,9 @@ if KEYTURN_KEK.provider == "env" and not KEYTURN_KEYRING_JSON:
     raise ValueError("KEYTURN_KEK_PROVIDER=env needs the keyring document in KEYTURN_KEYRING_JSON.")
 
 # Behaviour
+# Whom backups are sealed for, and for how many days each may be put back.
+KEYTURN_BACKUP_RECIPIENTS = env.list("KEYTURN_BACKUP_RECIPIENTS", default=[])
+KEYTURN_BACKUPS_KEPT = max(1, env.int("KEYTURN_BACKUPS_KEPT", 35))
 KEYTURN_TICK = env.float("KEYTURN_TICK", 10)
 KEYTURN_PROVIDER_CALLS = max(1, env.int("KEYTURN_PROVIDER_CALLS", 4))  # under way at once to one provider
 # Emergency rotations that a bulk emergency keeps open at once, in all and at one provider.

@@ -1,10 +1,10 @@
 """Whether the database is still the one that we left, or a backup of it.
 
-Outside the database, in the data directory, stands a mark: the installation, the number of the last change
-and the end of the audit chain, as a scheduler saw them. A database that is behind its mark, or has another
-event there, was restored. What its rotations believe may then be wrong: keys may have been made or revoked
-since. So every unfinished one stops and calls a person, and no provider is called for it until somebody
-resumes it.
+Outside the database, in the data directory, stands a mark: where the database stood when a scheduler last
+looked, and beside it a journal of what was taken away. A database that is behind its mark, or has another
+event there, was restored. What it believes may then be wrong: keys and tokens may have ended since. So it
+goes into quarantine: consumers are given nothing, every unfinished rotation stops and calls a person, and no
+provider is called until somebody has reconciled it (``reconciling``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -23,15 +22,18 @@ from django.db.models import F
 
 from keyvault import audit
 from keyvault.actors import SYSTEM
-from keyvault.keystore import installation_id
-from keyvault.models import AuditEvent, AuditHead, ChangeCounter
+from keyvault.models import AuditEvent
+from keyvault.services import checkpoints, quarantine
+from keyvault.services.checkpoints import Checkpoint
 from rotation import engine
 from rotation.facts import RESTORED, Attention, Kind, OperationState, Verb
 from rotation.models import KeySchedule, Operation, Rotation
+from rotation.services import journal
 
 log = structlog.get_logger("keyturn.tick")
 
 STARTS_WAIT = timedelta(hours=24)  # what is due by an old calendar may have been rotated since
+NEXT = "keyturn restore_reconcile"
 _CALL = Attention(
     RESTORED,
     "the database was restored from a backup: compare the keys with the provider's, then resume",
@@ -39,27 +41,35 @@ _CALL = Attention(
 )
 
 
-@dataclass(frozen=True)
-class Mark:
-    """``changes``: number of the last change; ``sequence``, ``mac``: the last audit event; ``at``: when."""
-
-    installation: str
-    changes: int
-    sequence: int
-    mac: str
-    at: str
-
-
 def watch(now: datetime) -> int:
     """Compare the database with the mark and move the mark. Returns how many rotations were stopped."""
-    mark, here = _read(), _here(now)
-    stopped = 0
-    if mark is not None and mark.installation == here.installation and _is_behind(mark, here):
-        stopped = _stop_all(mark, here, now)
-        here = _here(now)
+    mark, here = _read(), checkpoints.here(now)
+    if mark is not None and mark.installation != here.installation:
+        mark = None
+    stopped, known = 0, None if mark is None else mark.sequence
+    if mark is not None and mark.is_ahead_of(here):
+        known = here.sequence
+        stopped = _begin_once(mark, here, now)
+        here = checkpoints.here(now)
     if mark is None or (mark.changes, mark.mac) != (here.changes, here.mac):
+        # The journal first: what stands behind the mark is in it.
+        journal.follow(known)
         _write(here)
     return stopped
+
+
+def put_back(now: datetime) -> bool:
+    """A backup was just put back, in this transaction. Returns whether it has to be reconciled.
+
+    It has not where nothing was recorded after it, as far as the mark and the checkpoints of this host tell.
+    """
+    mark, here = _read(), checkpoints.here(now)
+    last = checkpoints.newest(Path(settings.KEYTURN_DATA) / "checkpoints")
+    known = [one for one in (mark, last) if one is not None and one.installation == here.installation]
+    if mark in known and not any(one.is_ahead_of(here) for one in known):
+        return False
+    _begin(here, max((one.sequence for one in known), default=here.sequence), now)
+    return True
 
 
 def reconcile(rotation: Rotation, now: datetime) -> None:
@@ -74,17 +84,15 @@ def reconcile(rotation: Rotation, now: datetime) -> None:
     )
 
 
-def _is_behind(mark: Mark, here: Mark) -> bool:
-    if here.changes < mark.changes:
-        return True
-    event = AuditEvent.objects.filter(sequence=mark.sequence).first()
-    return mark.sequence > 0 and (event is None or bytes(event.mac).hex() != mark.mac)
+def _begin_once(mark: Checkpoint, here: Checkpoint, now: datetime) -> int:
+    if AuditEvent.objects.filter(name="database:restored", at__gt=mark.at).exists():
+        return 0  # the scheduler of another host was first, or the command that put it back
+    return _begin(here, mark.sequence, now)
 
 
-def _stop_all(mark: Mark, here: Mark, now: datetime) -> int:
-    told = AuditEvent.objects.filter(name="database:restored", at__gt=datetime.fromisoformat(mark.at))
-    if told.exists():
-        return 0  # the scheduler of another host was first
+def _begin(here: Checkpoint, was: int, now: datetime) -> int:
+    """Hold everything, then stop what is under way. Returns how many rotations that were."""
+    quarantine.hold_everything("the database was restored from a backup", sequence=here.sequence, now=now)
     unfinished = list(Rotation.objects.filter(check_at__isnull=False).values_list("id", flat=True))
     for rotation_id in unfinished:
         with transaction.atomic():
@@ -98,39 +106,34 @@ def _stop_all(mark: Mark, here: Mark, now: datetime) -> int:
             now=now,
             rotations=len(unfinished),
             sequence=here.sequence,
-            lost=max(0, mark.sequence - here.sequence),
+            lost=max(0, was - here.sequence),
         )
-    log.error("the database was restored from a backup", rotations=len(unfinished))
+    log.error(
+        "the database was restored from a backup: nothing is delivered", rotations=len(unfinished), next=NEXT
+    )
     return len(unfinished)
-
-
-def _here(now: datetime) -> Mark:
-    changes = ChangeCounter.objects.values_list("seq", flat=True).first() or 0
-    head = AuditHead.objects.first()
-    sequence, mac = (head.sequence, bytes(head.mac).hex()) if head is not None else (0, "")
-    return Mark(installation_id(), changes, sequence, mac, now.isoformat())
 
 
 def _file() -> Path:
     return Path(settings.KEYTURN_DATA) / "mark.json"
 
 
-def _read() -> Mark | None:
+def _read() -> Checkpoint | None:
     try:
-        return Mark(**json.loads(_file().read_text(encoding="utf-8")))
+        return Checkpoint.from_document(json.loads(_file().read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         log.warning("the mark beside the database cannot be read", error=type(error).__name__)
         return None
 
 
-def _write(mark: Mark) -> None:
+def _write(mark: Checkpoint) -> None:
     target = _file()
     # mkstemp makes the file with mode 0600; the rename shows it whole or not at all.
     handle, temporary = tempfile.mkstemp(prefix=".mark-", dir=target.parent)
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(asdict(mark), stream)
+        json.dump(mark.document(), stream)
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, target)

@@ -12,13 +12,14 @@ from django.db import transaction
 from django.db.models import Q
 
 from keyvault.models import Heartbeat
+from keyvault.services import quarantine
 from keyvault.upsert import insert
 from rotation import engine, operations
 from rotation.facts import OperationState
 from rotation.glance import glance
 from rotation.models import Operation, Rotation
 from rotation.monitored import JUMP
-from rotation.services import exposure, runs, scheduling
+from rotation.services import exposure, restoring, runs, scheduling
 
 log = structlog.get_logger("keyturn.tick")
 
@@ -34,6 +35,9 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
     """
     _catch_up(now)
     insert(Heartbeat(name="beat", at=now), "ON CONFLICT (name) DO UPDATE SET at = excluded.at")
+    if quarantine.everything() is not None:
+        log.error("in quarantine since a restore: no rotation goes on", next=restoring.NEXT)
+        return 0
     # What leaked goes before what is merely due.
     for part in (partial(runs.carry_on, ring=ring), exposure.look, partial(scheduling.start_due, ring=ring)):
         try:

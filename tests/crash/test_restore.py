@@ -19,7 +19,7 @@ from keyvault.actors import SYSTEM
 from keyvault.models import AuditEvent
 from rotation.facts import Kind
 from rotation.models import KeySchedule, Operation, Rotation
-from rotation.services import policies, restoring
+from rotation.services import policies, reconciling, restoring
 from rotation.simulators import RunningSimulator, start
 from tests.installations import Installation
 from tests.stories.conftest import BRISK
@@ -130,6 +130,9 @@ def test_open_rotations_stop_and_no_provider_is_called_until_a_person_resumes(
     assert AuditEvent.objects.filter(name="rotation:attention").count() == 1
     assert KeySchedule.objects.get().next_rotation_at == told.at + restoring.STARTS_WAIT
 
+    done = reconciling.reconcile(SYSTEM, now=w.now)
+    assert done.complete
+    assert done.held == []
     without = {k: v for k, v in w.provider.driver_config.items() if k != "idempotency_header"}
     w.provider.driver_config = without
     w.provider.save()
@@ -149,6 +152,7 @@ def test_a_person_may_abort_instead(w: World, installation: Installation) -> Non
     backup.put_back()
     w.rung.clear()
     assert beat(w) == 1
+    reconciling.reconcile(SYSTEM, now=w.now)
     w.verb("abort")
     assert w.rotation.stage == "rolled_back"
     assert w.honoured(1)

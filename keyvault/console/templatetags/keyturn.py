@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 
 from keyvault import clock
 from keyvault.console.activity import describe
-from keyvault.console.health import HealthLine, health_lines, is_late, last_beat
+from keyvault.console.health import Beat, HealthLine, health_lines, is_late, last_beat
 from keyvault.domain import State
 from keyvault.models import AuditEvent, Environment, KeyVersion
 
@@ -139,12 +139,12 @@ def here(context: template.Context, prefix: str) -> SafeString | str:
     return format_html('aria-current="{}"', "page" if request.path == prefix else "true") if current else ""
 
 
-def _beat(context: template.Context) -> datetime | None:
+def _beat(context: template.Context) -> Beat:
     """Asked for once a page."""
     request: HttpRequest = context["request"]
     if not hasattr(request, "keyturn_beat"):
         request.keyturn_beat = last_beat()  # type: ignore[attr-defined]
-    found: datetime | None = request.keyturn_beat  # type: ignore[attr-defined]
+    found: Beat = request.keyturn_beat  # type: ignore[attr-defined]
     return found
 
 
@@ -155,9 +155,10 @@ def health_strip(context: template.Context) -> dict[str, Iterable[HealthLine]]:
 
 @register.inclusion_tag("partials/late.html", takes_context=True)
 def late_banner(context: template.Context) -> dict[str, Any]:
-    """That the scheduler does not run, on every page, because then nothing goes on by itself."""
-    at = _beat(context)
-    return {"late": is_late(clock.now(), at), "at": at}
+    """On every page: that the scheduler does not run, because then nothing goes on by itself, and that a
+    restored database is in quarantine."""
+    beat = _beat(context)
+    return {"late": is_late(clock.now(), beat.at), "beat": beat, "at": beat.at}
 
 
 @register.filter
