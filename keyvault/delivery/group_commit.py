@@ -87,9 +87,10 @@ class GroupCommit:
         self._waiting: deque[_Entry] = deque()
         self._lost: list[_Entry] = []
         self._unsure: deque[_Entry] = deque()  # may be in the database: to the fallback, which asks later
-        self._busy: dict[Lane, tuple[int, list[_Entry]]] = {}
+        self._busy: dict[Lane, tuple[int, list[_Entry], bool]] = {}
         self._sent_at = 0.0
         self.batches = 0
+        self.recorded = 0  # batches with deliveries that are in the database
         self._woken = False
         self._next_lane: asyncio.TimerHandle | None = None
         self._learning: asyncio.Task[None] | None = None
@@ -192,7 +193,7 @@ class GroupCommit:
         batch = Batch()
         for entry in entries:
             batch.add(entry.row)
-        self._busy[lane] = (self._cache.seen, entries)
+        self._busy[lane] = (self._cache.seen, entries, bool(batch.deliveries))
         self._sent_at = now
         self.batches += 1
         lane.send(self._cache.seen, batch, self._done)
@@ -212,7 +213,7 @@ class GroupCommit:
         return admitted
 
     def _done(self, lane: Lane, outcome: Outcome | Unavailable) -> None:
-        seen, entries = self._busy.pop(lane)
+        seen, entries, records = self._busy.pop(lane)
         if isinstance(outcome, Unavailable):
             self._not_written(lane, entries, outcome)
             self._wake()
@@ -222,6 +223,7 @@ class GroupCommit:
         if outcome.seq == seen:
             if lane is not self._fallback:
                 self.confirmed_at = self._loop.time()
+                self.recorded += records
             elif any(other.connected for other in self._lanes):
                 self._on_connected()
             for entry in entries:
@@ -294,7 +296,7 @@ class GroupCommit:
         self._closed = True
         # The last one to arrive is the last one to be settled.
         while entries := [
-            *(entry for _, batch in self._busy.values() for entry in batch),
+            *(entry for _, batch, _ in self._busy.values() for entry in batch),
             *self._waiting,
             *self._lost,
             *self._unsure,

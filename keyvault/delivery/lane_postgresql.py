@@ -24,7 +24,7 @@ from keyvault.delivery.rows import (
     VerificationCount,
 )
 from keyvault.models import ChangeCounter, Delivery, Verification
-from keyvault.services.usage import FOLD_LOCK
+from keyvault.services.inserting import INSERTING
 
 CONNECT_SECONDS: Final = 3
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -62,8 +62,8 @@ _NOW: Final = (
     "now AS MATERIALIZED (SELECT COALESCE("  # noqa: S608 - names of ours
     f"(SELECT seq FROM {ChangeCounter._meta.db_table}), 0) AS seq)"
 )
-# Folding takes the other side of this lock to learn which ids are all there.
-_GATE: Final = f"gate AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared({FOLD_LOCK}) IS NULL)"
+# So that readers know for whom to wait (see services/inserting.py).
+_GATE: Final = f"gate AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared({INSERTING}) IS NULL)"
 
 
 def _statement(*, deliveries: bool, verifications: bool) -> tuple[str, list[int]]:

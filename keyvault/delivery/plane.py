@@ -34,11 +34,13 @@ from keyvault.delivery.timing import DatabaseClock
 from keyvault.delivery.workers import run
 from keyvault.exceptions import KeyturnError
 from keyvault.limits import limiter
+from keyvault.services import sealing
 
 log = structlog.get_logger("keyturn.delivery")
 
 FOLLOW_SECONDS: Final = 0.5
 REPLAY_AGAIN: Final = 2.0
+SEAL_SECONDS: Final = 0.8  # and what it takes: within a second in all
 RECENT: Final = timedelta(days=1)
 MOST_PRELOADED: Final = 10_000
 
@@ -67,6 +69,7 @@ class Plane:
             on_time=self._clock.tell,
             count=self._count,
         )
+        self._sealed = 0  # batches, as ``recorded`` of the group commit counts them
         self._wanted: Wanted = {}
         self._next_look: asyncio.Future[None] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -81,6 +84,7 @@ class Plane:
         """Begin to follow the change log, and load what was used lately; nobody has to wait for it."""
         self._keep(self._follow())
         self._keep(self._preload())
+        self._keep(self._seal())
 
     def stop(self) -> None:
         """Those who wait for a change are answered now; everybody else goes on."""
@@ -95,6 +99,7 @@ class Plane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._commit.close()
+        await self._seal_now()
         if not self._limiter.local:
             # Its connection belongs to this event loop.
             limiter.cache_clear()
@@ -115,6 +120,22 @@ class Plane:
                 if loop.time() - self._commit.confirmed_at >= FOLLOW_SECONDS:
                     await self._commit.confirm((), None)
             await asyncio.sleep(FOLLOW_SECONDS)
+
+    async def _seal(self) -> None:
+        """Seal what was delivered into the audit chain, each second in which something was."""
+        while True:
+            await asyncio.sleep(SEAL_SECONDS)
+            await self._seal_now()
+
+    async def _seal_now(self) -> None:
+        recorded = self._commit.recorded
+        if recorded == self._sealed:
+            return
+        try:
+            await run(sealing.seal, self._clock.now())
+            self._sealed = recorded
+        except DatabaseError as error:
+            log.warning("deliveries not sealed yet", error=type(error).__name__)
 
     async def _preload(self) -> None:
         try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from django.db import connection, transaction
+from django.db import transaction
 
 from keyvault.delivery.lane import Done, Outcome, Unavailable
 from keyvault.delivery.rows import (
@@ -30,12 +30,12 @@ from keyvault.delivery.rows import (
     VerificationCount,
 )
 from keyvault.models import Delivery, Verification
-from keyvault.services.usage import FOLD_LOCK, hold_up_folding
+from keyvault.services import inserting
 
 log = structlog.get_logger("keyturn.delivery")
 
 _SUFFIX: Final = ".spool"
-# Folding, and all delivery behind it, waits for one of these transactions.
+# Folding waits for one of these transactions.
 _REPLAYED_AT_ONCE: Final = 1_000
 
 
@@ -166,23 +166,15 @@ def _taken(path: Path) -> Iterator[bool]:
 
 def _replay_file(path: Path) -> int:
     new = 0
-    _let_inserts_end()
+    # A batch whose connection was lost may still be on its way into the database: then it is there now.
+    inserting.wait_for_inserters()
     for deliveries, verifications in _batches(path):
         with transaction.atomic():
-            hold_up_folding()
+            inserting.hold()
             new += _replay_deliveries(deliveries)
             new += _replay_verifications(verifications)
     log.info("records replayed", rows=new)
     return new
-
-
-def _let_inserts_end() -> None:
-    """A batch whose connection was lost may still be on its way into the database: then it is there now."""
-    if connection.vendor == "postgresql":
-        with transaction.atomic(durable=True), connection.cursor() as cursor:
-            # Who waits for this lock holds up all delivery behind it, so not for long.
-            cursor.execute("SET LOCAL lock_timeout = '2s'")
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [FOLD_LOCK])
 
 
 def _batches(path: Path) -> Iterator[tuple[list[list[Any]], list[list[Any]]]]:

@@ -77,6 +77,13 @@ class FoldMark(models.Model):
     delivery_id = models.BigIntegerField(default=0)
 
 
+class SealMark(models.Model):
+    """One row: the last delivery that is sealed into the audit chain. Whoever seals locks it."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    delivery_id = models.BigIntegerField(default=0)
+
+
 class UsageReport(UUIDModel):
     """A consumer tells how versions worked. One per (consumer, key, instance, sequence)."""
 
@@ -283,6 +290,12 @@ class AuditEvent(models.Model):
             models.Index(fields=["actor", "-sequence"], name="audit_actor"),
             models.Index(fields=["team_id", "-sequence"], name="audit_team"),
             models.Index(fields=["at"], name="audit_at"),
+            # What people read: most events of a busy installation are seals.
+            models.Index(
+                fields=["-sequence"],
+                condition=~models.Q(name="deliveries:sealed"),
+                name="audit_without_seals",
+            ),
         ]
 
 

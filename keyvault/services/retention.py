@@ -14,22 +14,28 @@ from typing import Any, Final
 from django.conf import settings
 from django.db import connection, models, transaction
 
+from keyvault import audit
+from keyvault.actors import SYSTEM
 from keyvault.models import (
+    AuditEvent,
     Delivery,
     LastDelivery,
     LastUse,
     OpenJobs,
     ReportBucket,
+    SealMark,
     UsageBucket,
     UsageReport,
     VerificationBucket,
 )
 from keyvault.models.activity import OUTCOMES
+from keyvault.services import sealing
 from keyvault.services.usage import lock_mark
 
 # Reports are accepted for a day, and judged in windows of at most half a day: older ones are only summed up.
 EXACT: Final = timedelta(days=3)
 BATCH: Final = 2_000
+FORGOTTEN: Final = "deliveries:forgotten"
 _MINUTE: Final = {"sqlite": "substr(to_at, 1, 16) || ':00'", "postgresql": "date_trunc('minute', to_at)"}
 _OLD: Final = "SELECT id FROM keyvault_usagereport WHERE received_at < %s ORDER BY received_at, id LIMIT %s"
 _TO_REPORT_BUCKETS: Final = """
@@ -51,10 +57,11 @@ _BY_PLACE: Final[tuple[tuple[type[models.Model], str], ...]] = (
 
 def tidy(now: datetime) -> dict[str, int]:
     """Fold and forget what is due; returns how many rows of each sort went."""
+    sealing.seal(now)  # what is not sealed is not forgotten
     gone = {"reports": _all(partial(fold_reports, now))}
     kept = now - timedelta(days=settings.KEYTURN_USAGE_KEPT)
     deliveries = now - timedelta(days=settings.KEYTURN_DELIVERIES_KEPT)
-    gone["deliveries"] = _all(partial(_forget_deliveries, deliveries))
+    gone["deliveries"] = _forget_deliveries(deliveries, now)
     gone["minutes"] = sum(_all(partial(_forget_minutes, model, kept)) for model in _BY_MINUTE)
     gone["places"] = sum(_all(partial(_forget_places, model, name, kept)) for model, name in _BY_PLACE)
     return gone
@@ -91,12 +98,27 @@ def fold_reports(now: datetime, *, batch: int = BATCH) -> int:
     return len(ids)
 
 
-def _forget_deliveries(before: datetime) -> int:
-    """Only what is folded. Rows come in the order of time, so the oldest are at the start."""
-    with transaction.atomic():
-        mark = lock_mark()
-        head = Delivery.objects.filter(id__lte=mark.delivery_id).order_by("id").values_list("id", "at")
-        return _delete(Delivery, [pk for pk, at in head[:BATCH] if at < before])
+def _forget_deliveries(before: datetime, now: datetime) -> int:
+    """Only what is folded and sealed. The chain tells up to where before the first of them goes."""
+    last = _announce(before, now)
+    oldest = Delivery.objects.filter(id__lte=last).order_by("id").values_list("id", flat=True)
+    return _all(lambda: _delete(Delivery, list(oldest[:BATCH])))
+
+
+@transaction.atomic
+def _announce(before: datetime, now: datetime) -> int:
+    """Tell up to which id deliveries are forgotten, if there are any more of them; returns that id."""
+    told = AuditEvent.objects.filter(name=FORGOTTEN).order_by("-sequence").first()
+    already = 0 if told is None else int(told.details["last"])
+    safe = min(lock_mark().delivery_id, SealMark.objects.values_list("delivery_id", flat=True).first() or 0)
+    # Rows come in the order of time, so the first that is young enough ends it.
+    rows = Delivery.objects.filter(id__gt=already, id__lte=safe).order_by("id")
+    young = rows.filter(at__gte=before).values_list("id", flat=True).first()
+    last = safe if young is None else young - 1
+    if not rows.filter(id__lte=last).exists():
+        return already
+    audit.record(FORGOTTEN, actor=SYSTEM, now=now, last=last)
+    return last
 
 
 def _forget_minutes(model: type[models.Model], before: datetime) -> int:

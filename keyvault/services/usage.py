@@ -25,12 +25,10 @@ from keyvault.models import (
     Verification,
 )
 from keyvault.models.activity import OUTCOMES
+from keyvault.services.inserting import newest_delivery
 from keyvault.upsert import insert
 from keyvault.verifiers import FORWARD_AUTH
 
-# On PostgreSQL whoever inserts deliveries holds this advisory lock, shared, from before the first row gets
-# its id until the commit.
-FOLD_LOCK: Final = 0x6B74666F6C64
 FOLD_BATCH = 20_000
 REPORT_MAX_AGE = timedelta(hours=24)
 REPORT_MAX_AHEAD = timedelta(minutes=5)
@@ -204,45 +202,23 @@ _TO_VERIFICATION_BUCKETS: Final = """
 """
 
 
-def hold_up_folding() -> None:
-    """Call it in the transaction that inserts deliveries, before it does. Keep that transaction short."""
-    if connection.vendor == "postgresql":  # SQLite has one writer at a time
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [FOLD_LOCK])
-
-
 def roll_up(*, batch: int = FOLD_BATCH) -> int:
     """Fold every delivery and verification that is committed by now; returns how many deliveries.
 
-    1. Ask for the newest delivery at an instant at which nobody inserts: all with a smaller id are there.
+    1. Ask for the newest delivery below which no further one will appear.
     2. Fold batches of the deliveries beyond the mark and move the mark, each batch in one transaction. The
        mark is locked first, so that a twin or a crash folds nothing twice.
     3. Fold batches of verifications and delete them.
 
     Raises ``OperationalError`` if somebody who inserts does not end.
     """
-    newest, folded = _newest_delivery(), 0
+    newest, folded = newest_delivery(), 0
     while n := _fold_deliveries(newest, batch):
         folded += n
-    newest = _newest(Verification)
+    newest = Verification.objects.aggregate(last=Max("id"))["last"] or 0
     while _fold_verifications(newest, batch):
         pass
     return folded
-
-
-def _newest_delivery() -> int:
-    if connection.vendor != "postgresql":
-        return _newest(Delivery)  # one writer at a time: ids are in the order of commits
-    with transaction.atomic(durable=True), connection.cursor() as cursor:
-        # Who waits for this lock holds up all delivery behind it, so not for long.
-        cursor.execute("SET LOCAL lock_timeout = '2s'")
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [FOLD_LOCK])
-        return _newest(Delivery)
-
-
-def _newest(model: type[Delivery] | type[Verification]) -> int:
-    newest: int | None = model.objects.aggregate(last=Max("id"))["last"]
-    return newest or 0
 
 
 def lock_mark() -> FoldMark:

@@ -8,6 +8,7 @@ import itertools
 import json
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from django.db import connection, connections, transaction
 from keyvault import audit
 from keyvault.actors import SYSTEM
 from keyvault.crypto.secret import Secret
-from keyvault.delivery import asgi
+from keyvault.delivery import asgi, workers
 from keyvault.models import (
     AuditEvent,
     AuditHead,
@@ -42,7 +43,9 @@ PATIENCE = 120.0
 _names = itertools.count(1)
 _Result = TypeVar("_Result")
 
-keyvault_guards = importlib.import_module("keyvault.migrations.0002_guards")
+GUARDS = tuple(
+    importlib.import_module(f"keyvault.migrations.{name}") for name in ("0002_guards", "0012_audit_seals")
+)
 rotation_guards = importlib.import_module("rotation.migrations.0002_guards")
 
 
@@ -132,14 +135,16 @@ def without_guards() -> Iterator[None]:
     """The database as somebody would leave it who may drop triggers too."""
     vendor = connection.vendor
     with connection.cursor() as cursor:
-        for statement in keyvault_guards.UNDO[vendor]:
-            cursor.execute(statement)
+        for guards in reversed(GUARDS):
+            for statement in guards.UNDO[vendor]:
+                cursor.execute(statement)
     try:
         yield
     finally:
         with connection.cursor() as cursor:
-            for statement in keyvault_guards.DO[vendor]:
-                cursor.execute(statement)
+            for guards in GUARDS:
+                for statement in guards.DO[vendor]:
+                    cursor.execute(statement)
 
 
 # Audit -------------------------------------------------------------------------------------------
@@ -178,8 +183,18 @@ class Delivered:
         return document
 
 
-def ask(token: Secret, service: str, environment: str = "prod", query: str = "") -> Delivered:
-    """One real delivery, through the ASGI application. Needs rows that are committed."""
+def ask(
+    token: Secret,
+    service: str,
+    environment: str = "prod",
+    query: str = "",
+    *,
+    until: Callable[[], object] | None = None,
+) -> Delivered:
+    """One real delivery, through the ASGI application. Needs rows that are committed.
+
+    The application runs on until ``until`` is true.
+    """
     path = f"/v1/keys/{service}/{environment}/"
     scope: dict[str, Any] = {
         "type": "http",
@@ -206,6 +221,10 @@ def ask(token: Secret, service: str, environment: str = "prod", query: str = "")
     async def answer() -> None:
         try:
             await asgi.application(scope, receive, send)
+            deadline = time.monotonic() + PATIENCE
+            while until is not None and not await workers.run(until):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
         finally:
             await asgi.shut_down()
 

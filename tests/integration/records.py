@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from keyvault.crypto.tokens import TokenKind, mint
 from keyvault.models import Consumer, ConsumerToken, Delivery, Key, KeyVersion, Verification
-from keyvault.services import usage
+from keyvault.services import inserting, usage
 from keyvault.services.usage import LineInput, ReportInput
-from tests.integration.furniture import NOW, Furniture, second_version
+from tests.integration.furniture import NOW, PATIENCE, Furniture, second_version
 
 
 @dataclass
@@ -26,10 +27,16 @@ class Traffic:
     def consumer(self) -> Consumer:
         return self.token.consumer
 
-    def deliver(self, at: datetime, instance: str = "web-1", version: KeyVersion | None = None) -> Delivery:
+    def deliver(
+        self,
+        at: datetime,
+        instance: str = "web-1",
+        version: KeyVersion | None = None,
+        request_id: str = "test",
+    ) -> Delivery:
         """One recorded delivery, as every writer of them has to insert it."""
         with transaction.atomic():
-            usage.hold_up_folding()
+            inserting.hold()
             return Delivery.objects.create(
                 at=at,
                 key=self.key,
@@ -40,7 +47,7 @@ class Traffic:
                 label="current",
                 credential="consumer_token",
                 status=200,
-                request_id="test",
+                request_id=request_id,
             )
 
     def verify(
@@ -80,3 +87,19 @@ def two_versions(furniture: Furniture) -> tuple[Traffic, KeyVersion]:
     """The traffic of a key whose next version is there already."""
     made = traffic(furniture)
     return made, second_version(made.key)
+
+
+def until_somebody_asks() -> None:
+    """Until another connection has asked PostgreSQL who is inserting, and so waits for those who are."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_stat_clear_snapshot()")  # a transaction looks once otherwise
+            cursor.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+                "AND pid <> pg_backend_pid() AND query LIKE '%%FROM pg_locks%%' AND query_start > %s",
+                [datetime.now(UTC) - timedelta(seconds=0.5)],
+            )
+            if cursor.fetchone() is not None:
+                return
+    raise AssertionError("Nobody asks who is inserting.")

@@ -21,7 +21,7 @@ from keyvault.project.checkpoint_places import parse_places
 from keyvault.services import checkpoints
 from keyvault.services.checkpoints import BrokenCheckpoints, Checkpoint
 from rotation.services import anchoring
-from tests.integration.furniture import NOW
+from tests.integration.furniture import NOW, without_guards
 from tests.integration.receivers import web_receiver
 
 pytestmark = pytest.mark.django_db
@@ -83,7 +83,8 @@ def test_many_events_do_not_wait_for_the_time(monkeypatch: pytest.MonkeyPatch) -
 def test_nothing_is_written_for_a_database_that_lost_its_end() -> None:
     happen(3)
     assert anchoring.keep(NOW) is not None
-    AuditHead.objects.update(sequence=1)
+    with without_guards():
+        AuditHead.objects.update(sequence=1)
     assert anchoring.keep(NOW + MINUTE) is None
     assert len(list(checkpoints.read_all(anchoring.own_directory()))) == 1
 

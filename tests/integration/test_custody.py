@@ -22,11 +22,11 @@ from rotation.facts import STAGE_EDGES, TERMINAL, Stage
 from rotation.models import Rotation
 from rotation.policy import STANDARD, to_json
 from tests.integration.furniture import (
+    GUARDS,
     NOW,
     Furniture,
     fresh_secret,
     furnish,
-    keyvault_guards,
     reread,
     rotation_guards,
     second_version,
@@ -51,7 +51,7 @@ def refused_by_database(change: Callable[[], object]) -> str:
 
 
 def test_the_edges_in_the_database_are_those_of_the_rules() -> None:
-    assert {(old.value, new.value) for old, new in STATE_EDGES} == set(keyvault_guards.EDGES)
+    assert {(old.value, new.value) for old, new in STATE_EDGES} == set(GUARDS[0].EDGES)
     assert {(old.value, new.value) for old, new in STAGE_EDGES} == set(rotation_guards.EDGES)
 
 
@@ -280,12 +280,13 @@ def test_the_guards_can_be_taken_back_and_set_again(furniture: Furniture) -> Non
     row = KeyVersion.objects.filter(pk=version.pk)
     vendor = connection.vendor
     with connection.cursor() as cursor:
-        for guards in (keyvault_guards, rotation_guards):
+        for guards in (rotation_guards, *reversed(GUARDS)):
             for statement in guards.UNDO[vendor]:
                 cursor.execute(statement)
         row.update(number=99)
         row.update(number=1)
-        for guards in (keyvault_guards, rotation_guards):
+        assert AuditEvent.objects.filter(name="key:created").delete()[0] == 1
+        for guards in (*GUARDS, rotation_guards):
             for statement in guards.DO[vendor]:
                 cursor.execute(statement)
     assert "version_immutable" in refused_by_database(lambda: row.update(number=99))

@@ -19,7 +19,7 @@ from keyvault.delivery.lane_postgresql import PostgreSQLLane
 from keyvault.delivery.lane_sqlite import SQLiteLane
 from keyvault.delivery.rows import Batch, DeliveryRow, VerificationRow
 from keyvault.models import Change, ChangeCounter, ConsumerToken, Delivery, Verification
-from keyvault.services.usage import FOLD_LOCK
+from keyvault.services.inserting import INSERTING
 from tests.integration.furniture import Furniture, furnish
 from tests.integration.processes import wait_for
 
@@ -260,7 +260,7 @@ def test_a_batch_whose_server_process_ends_is_unavailable(transactional_db: None
 def _hold_the_gate() -> psycopg.Connection[Any]:
     """Somebody who folds and does not end: every batch waits."""
     held = psycopg.connect(**connection.get_connection_params())
-    held.execute("SELECT pg_advisory_xact_lock(%s)", [FOLD_LOCK])
+    held.execute("SELECT pg_advisory_xact_lock(%s)", [INSERTING])
     return held
 
 

@@ -19,7 +19,7 @@ from keyvault.models import (
     UsageReport,
     VerificationBucket,
 )
-from keyvault.services import retention, usage
+from keyvault.services import retention, sealing, usage
 from keyvault.services.usage import LineInput
 from rotation import minutes
 from rotation.facts import Counts
@@ -112,6 +112,7 @@ def test_minutes_and_places_go_after_the_second_span_and_the_audit_never(
     reader.verify(then)
     report(reader, 1, then, received=then)
     usage.roll_up()
+    sealing.seal(NOW)
     kept = AuditEvent.objects.count()
     assert retention.tidy(NOW) == {"reports": 1, "deliveries": 0, "minutes": 0, "places": 0}
     settings.KEYTURN_USAGE_KEPT = 8

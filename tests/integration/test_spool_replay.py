@@ -17,9 +17,9 @@ from keyvault.delivery.lane import Lane, Outcome, Unavailable
 from keyvault.delivery.rows import Batch, DeliveryRow, Row, VerificationRow
 from keyvault.delivery.spool import SpoolLane, replay
 from keyvault.models import Delivery, LastDelivery, UsageBucket, Verification
-from keyvault.services import usage
+from keyvault.services import inserting, usage
 from tests.integration.furniture import NOW, PATIENCE, at_once, furnish, raised, returned
-from tests.integration.records import Traffic, traffic
+from tests.integration.records import Traffic, traffic, until_somebody_asks
 
 pytestmark = pytest.mark.django_db
 
@@ -221,11 +221,10 @@ def test_a_batch_that_is_still_on_its_way_in_is_waited_for(transactional_db: Non
 
     def commits_late() -> int:
         with transaction.atomic():
-            usage.hold_up_folding()
-            reader.deliver(NOW)
-            Delivery.objects.update(request_id="a")
+            inserting.hold()
+            reader.deliver(NOW, request_id="a")
             inserted.set()
-            _until_somebody_waits()
+            until_somebody_asks()
         return 0
 
     def replays() -> int:
@@ -235,18 +234,6 @@ def test_a_batch_that_is_still_on_its_way_in_is_waited_for(transactional_db: Non
     outcomes = at_once(commits_late, replays)
     assert not raised(outcomes), raised(outcomes)
     assert (sum(returned(outcomes)), recorded()) == (0, ["a"])
-
-
-def _until_somebody_waits() -> None:
-    with connection.cursor() as cursor:
-        for _ in range(100_000):
-            cursor.execute(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
-                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            )
-            if cursor.fetchone()[0]:
-                return
-    raise AssertionError("nobody waits")
 
 
 @pytest.mark.postgresql
@@ -263,7 +250,7 @@ def test_folding_passes_no_record_that_is_being_replayed(
     def slow(told: list[list[object]]) -> int:
         inserted.set()
         assert folding.wait(PATIENCE)
-        _until_somebody_waits()
+        until_somebody_asks()
         return write(told)
 
     monkeypatch.setattr(spool, "_replay_verifications", slow)
