@@ -238,7 +238,12 @@ class Memory:
 
 
 def memory_of(process: psutil.Process) -> Memory:
-    held = process.memory_full_info()
+    try:
+        held = process.memory_full_info()
+    except psutil.AccessDenied:
+        # Keyturn's processes are closed to others of their user; only root is told who shares what.
+        resident = process.memory_info().rss
+        return Memory(resident, resident)
     return Memory(held.rss, held.pss)
 
 

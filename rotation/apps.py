@@ -9,9 +9,10 @@ class RotationConfig(AppConfig):
     def ready(self) -> None:
         from rotation import checks, engine, tasks
         from rotation.notices import writing
-        from rotation.services import channels
+        from rotation.services import channels, telling
 
         checks.install()
         engine.hang_bell(tasks.ring)
         writing.hang_bell(tasks.ring_channel)
         channels.join_rewrap()
+        telling.join_replays()

@@ -90,6 +90,16 @@ class Person(Exception):
         )
 
 
+class Dead(KeyturnError):
+    """The answer to an unknown token, for one that has ended. Who decides may tell of its use."""
+
+    def __init__(self, token: TokenRecord, address: str | None) -> None:
+        unknown = invalid_api_key()
+        super().__init__(unknown.code, unknown.message)
+        self.token = token
+        self.address = address
+
+
 class Claims:
     """What access tokens say, for those whose signature has been checked. Their digest is kept, not they."""
 
@@ -147,8 +157,10 @@ def _by_token(view: View, presented: str, peer: str | None) -> Caller:
         if parsed is None or parsed.kind is not TokenKind.CONSUMER:
             raise invalid_api_key(presented)
     token = view.token(name)
-    if token is None or not _lives(token, peer, view.now):
+    if token is None:
         raise invalid_api_key()
+    if not _lives(token, peer, view.now):
+        raise Dead(token, peer) if _has_ended(token, view.now) else invalid_api_key()
     return Caller(token, "consumer_token", None, token.expires_at)
 
 
@@ -181,6 +193,10 @@ def _lives(token: TokenRecord, peer: str | None, now: datetime) -> bool:
             peer=peer,
         )
     return not reason
+
+
+def _has_ended(token: TokenRecord, now: datetime) -> bool:
+    return token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now)
 
 
 def _why_dead(token: TokenRecord, peer: str | None, now: datetime) -> str:

@@ -20,7 +20,7 @@ from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnava
 from keyvault.crypto.keyring import Keys
 from keyvault.delivery import loading, spool
 from keyvault.delivery.answer import Answer, NotRecorded, failure
-from keyvault.delivery.authenticate import Claims, Person
+from keyvault.delivery.authenticate import Claims, Dead, Person
 from keyvault.delivery.cache import Cache, Kind, Missing, View, Wanted
 from keyvault.delivery.group_commit import GroupCommit
 from keyvault.delivery.lane import Lane, Unavailable
@@ -28,6 +28,7 @@ from keyvault.delivery.lane_postgresql import PostgreSQLLane
 from keyvault.delivery.lane_sqlite import SQLiteLane
 from keyvault.delivery.limit import Tally, Uncounted, count_together
 from keyvault.delivery.records import Record
+from keyvault.delivery.replays import Replays, tell
 from keyvault.delivery.requests import Request
 from keyvault.delivery.standing import Decided, Standings
 from keyvault.delivery.timing import DatabaseClock
@@ -52,6 +53,7 @@ class Plane:
         self.cache = Cache(settings.KEYTURN_CACHE_KEYS)
         self.claims = Claims()
         self._standings = Standings(settings.KEYTURN_CACHE_KEYS)
+        self._replays = Replays()
         self._clock = DatabaseClock()
         self._limiter = limiter()
         self.stopping = asyncio.Event()
@@ -293,6 +295,8 @@ class Plane:
             except Person as person:
                 return await self._refuse(person, request_id)
             except (KeyturnError, IntegrityError, KeyringError) as error:
+                if isinstance(error, Dead) and self._replays.note(error.token, error.address, view.now):
+                    self._keep(self._tell_replays())
                 decided = Decided(failure(error, request_id))
             except KeyServiceUnavailable as error:
                 if self._has_new_keys() or await self._opened(error):
@@ -311,6 +315,11 @@ class Plane:
             return failure(await run(person.refusal), request_id)
         except DatabaseError as error:
             return failure(error, request_id)
+
+    async def _tell_replays(self) -> None:
+        while seen := self._replays.take():
+            if not await run(tell, seen):
+                self._replays.forget(seen)
 
     def _has_new_keys(self) -> bool:
         """Whether the keyring has changed since this decision: then it knows the KEK that was missing."""

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 
 from keyvault import audit
 from keyvault.actors import Actor
@@ -125,13 +126,18 @@ def _lock_token(token_id: uuid.UUID) -> ConsumerToken:
 def rotate_token(
     actor: Actor, token: ConsumerToken, *, grace: timedelta, now: datetime
 ) -> tuple[ConsumerToken, Secret]:
-    """A successor of a token; the old one works for ``grace`` more, never past its own expiry."""
+    """A successor of a token; the old one works for ``grace`` more, never past its own expiry.
+
+    At most two tokens of one line work at a time: neither one that has been replaced, nor one whose
+    predecessor still works, is replaced before the other has ended.
+    """
     old = _lock_token(token.id)
     actor.demand("manage", old.consumer.team_id)
     if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
         raise KeyturnError(
             "invalid_transition", "A revoked or expired token has no successor. Create a new one."
         )
+    _refuse_a_third(old, now)
     expires_at = None
     if old.expires_at is not None:
         expires_at = now + (old.expires_at - old.created_at)
@@ -160,6 +166,18 @@ def rotate_token(
         expires_at=expires_at.isoformat() if expires_at else None,
     )
     return new, secret
+
+
+def _refuse_a_third(token: ConsumerToken, now: datetime) -> None:
+    beside = ConsumerToken.objects.filter(
+        Q(replaces=token) | Q(pk=token.replaces_id), revoked_at__isnull=True
+    )
+    other = beside.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now)).first()
+    if other is not None:
+        raise KeyturnError(
+            "invalid_transition",
+            f"The token {other.hint} works beside this one. Wait for the end of the grace, or revoke it.",
+        )
 
 
 @transaction.atomic

@@ -32,6 +32,8 @@ class NoticeKind(StrEnum):
     RUN_FINISHED = "emergency.finished"
     DRIFT = "drift.found"
     EXPIRING = "key.expiring"
+    TOKEN_REPLAYED = "token.replayed"
+    TOKEN_LEAKED = "token.leaked"
     BEAT_DEAD = "keyturn.beat_dead"
     TEST = "keyturn.test"
 
@@ -72,6 +74,9 @@ class Facts:
     waiting: int | None = None  # of these, not begun yet
     left: int | None = None  # of these, still honoured
     names: tuple[str, ...] = ()  # the first of those that are left
+    consumer: str = ""  # whose token it is about
+    token: str = ""  # its hint
+    place: str = ""  # where it was used, or found
 
     @property
     def key(self) -> str:

@@ -76,6 +76,8 @@ def _url(facts: Facts, base_url: str) -> str:
         return f"{base_url}/rotations/{facts.rotation}/"
     if facts.run:
         return f"{base_url}/emergency/{facts.run}/"
+    if facts.consumer:
+        return f"{base_url}/consumers/{facts.consumer}/"
     return f"{base_url}/keys/{facts.key}/" if facts.service else f"{base_url}/"
 
 
@@ -281,6 +283,31 @@ def _expiring(f: Facts) -> Words:
     return f"{f.key}: v{f.outgoing} expires soon", body, "Start a rotation of this key before that."
 
 
+def _token(f: Facts) -> str:
+    return f"{f.token or 'a token'} of {f.consumer}" if f.consumer else f.token or "a token"
+
+
+def _replayed(f: Facts) -> Words:
+    ended = "was replaced by another one" if f.code == "superseded" else "was revoked"
+    place = f" from {f.place}" if f.place else ""
+    body = f"The token {_token(f)} {ended} at {_moment(f.since)} and was used again{place}. It was refused."
+    advice = (
+        "Find who used it. An instance that was forgotten gets the new token; otherwise somebody has a copy:"
+        " look for what else was copied with it."
+    )
+    return f"A dead token was used: {_token(f)}", body, advice
+
+
+def _leaked(f: Facts) -> Words:
+    place = f" at {f.place}" if f.place else ""
+    done = {"revoked": "It was revoked at once.", "dead": "It was dead already."}.get(
+        f.code, "It still works."
+    )
+    body = f"A scanner found the token {_token(f)} in the open{place}. {done}"
+    advice = "Give its user another token, take it out of where it was found, and look for misuse of it."
+    return f"A token was found in the open: {_token(f)}", body, advice
+
+
 def _beat_dead(f: Facts) -> Words:
     body = f"The scheduler was last seen at {_moment(f.since)}. Keys are delivered; rotations stand still."
     return (
@@ -316,6 +343,8 @@ _WRITERS: dict[NoticeKind, Callable[[Facts], Words]] = {
     NoticeKind.RUN_FINISHED: _run_finished,
     NoticeKind.DRIFT: _drift,
     NoticeKind.EXPIRING: _expiring,
+    NoticeKind.TOKEN_REPLAYED: _replayed,
+    NoticeKind.TOKEN_LEAKED: _leaked,
     NoticeKind.BEAT_DEAD: _beat_dead,
     NoticeKind.TEST: _test,
 }

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-import psycopg
 import pytest
 from django.db import connection
 
 from keyvault import clock
 from keyvault.models import Delivery
 from tests.api.delivery.world import World, build
+from tests.concurrency.statements import Asked, Statements
 from tests.conftest import Tell
 from tests.installations import Installation, Web, web
 from tests.integration.plain_http import Connection, End, Exchange
-from tests.integration.processes import wait_for
+from tests.integration.processes import connections_to, wait_for
 
 pytestmark = pytest.mark.serial
 
@@ -43,46 +41,8 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-class Asked(NamedTuple):
-    """Statements: looks at the change log, batches, and all of them with those of the test itself."""
-
-    looks: int = 0
-    batches: int = 0
-    all: int = 0
-
-
 # For all of them together.
 FEW = Asked(looks=4, batches=20)
-
-
-@dataclass
-class Statements:
-    """What PostgreSQL was asked in one database, from its log."""
-
-    log: Path
-    seen: int = 0
-
-    @classmethod
-    def of(cls, installation: Installation) -> Statements:
-        """Only connections that are made from now on are told of."""
-        with psycopg.connect(installation.url, autocommit=True) as admin:
-            name = admin.info.dbname
-            admin.execute(f"ALTER DATABASE \"{name}\" SET log_statement = 'all'")
-        return cls(Path(os.environ["KEYTURN_TEST_BASE"]) / "postgresql" / "log")
-
-    def since(self) -> Asked:
-        """What was asked after the last look at it."""
-        with self.log.open("rb") as log:
-            log.seek(self.seen)
-            fresh = log.read()
-        self.seen += len(fresh)
-        lines = fresh.decode(errors="replace").splitlines()
-        lines = [line for line in lines if " LOG:  execute " in line or " LOG:  statement: " in line]
-        return Asked(
-            looks=sum("FROM keyvault_changecounter c LEFT JOIN" in line for line in lines),
-            batches=sum("WITH now AS" in line for line in lines),
-            all=len(lines),
-        )
 
 
 async def apart(work: Callable[[], T]) -> T:
@@ -179,13 +139,12 @@ def instances_given(world: World) -> int:
 
 def test_who_hangs_up_is_forgotten_and_who_waits_at_the_end_is_answered(installation: Installation) -> None:
     async def story(server: Web) -> None:
-        [worker] = server.living()
         gone = await apart(lambda: build(server.server))
-        before = worker.num_fds()
+        before = connections_to(server.port)
         async with waiting(gone) as waiters:
-            assert worker.num_fds() >= before + WAITERS
+            assert connections_to(server.port) >= before + WAITERS
             await asyncio.gather(*(caller.close() for caller in waiters.connections))
-        await apart(lambda: wait_for(lambda: worker.num_fds() < before + 20, "connections are let go of"))
+        await apart(lambda: wait_for(lambda: connections_to(server.port) < before + 20, "they are let go of"))
         await apart(lambda: gone.offer(100))
         assert (await apart(gone.get)).json["label"] == "pending"
 

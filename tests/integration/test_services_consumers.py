@@ -119,6 +119,21 @@ def test_the_grace_never_passes_the_original_expiry(furniture: Furniture) -> Non
     assert old.expires_at == NOW + DAY
 
 
+def test_of_one_line_at_most_two_tokens_work(furniture: Furniture) -> None:
+    first, _ = furniture.reader()
+    second, _ = consumers.rotate_token(SYSTEM, first, grace=DAY, now=NOW)
+    for third_of in (first, second):
+        with pytest.raises(KeyturnError) as caught:
+            consumers.rotate_token(SYSTEM, third_of, grace=DAY, now=NOW + DAY / 2)
+        assert code_of(caught) == "invalid_transition"
+    third, _ = consumers.rotate_token(SYSTEM, second, grace=DAY, now=NOW + DAY)
+    assert third.replaces_id == second.id
+    # A successor that was lost is revoked; then its predecessor has another one, while it lives.
+    consumers.revoke_token(SYSTEM, third, now=NOW + DAY)
+    again, _ = consumers.rotate_token(SYSTEM, second, grace=DAY, now=NOW + DAY)
+    assert again.replaces_id == second.id
+
+
 def test_a_dead_token_has_no_successor(furniture: Furniture) -> None:
     row, _ = furniture.reader()
     assert row.expires_at is not None
