@@ -27,7 +27,7 @@ from keyvault.keystore import open_version
 from keyvault.models import Consumer, ConsumerToken, Grant, Key, KeyVersion, User, UserToken
 from keyvault.services import checkpoints, consumers, keys, people, quarantine
 from rotation import specs
-from rotation.drift import Difference
+from rotation.drift import Difference, can_look
 from rotation.drivers import load_driver
 from rotation.drivers.base import ProbeOutcome
 from rotation.services import anchoring, drifting, journal
@@ -263,8 +263,10 @@ def _ask_providers(sequence: int, done: Reconciled, now: datetime) -> None:
 def _probe(key: Key, sequence: int, done: Reconciled, now: datetime) -> None:
     provider = key.service.provider
     version = key.current
-    if version is None or version.state != State.ACTIVE or not specs.can_probe(provider):
+    if version is None or version.state != State.ACTIVE:
         return
+    if not (can_look(provider) and specs.can_probe(provider)):
+        return  # where we issue the keys ourselves nobody else knows
     spec = specs.provider_spec(provider, with_admin_secret=False)
     outcome = load_driver(provider.driver).probe(spec, open_version(version)).outcome
     if outcome is ProbeOutcome.ACCEPTED:
