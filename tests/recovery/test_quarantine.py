@@ -94,7 +94,8 @@ class Ended:
     people: list[User]
 
     def __len__(self) -> int:
-        return sum(map(len, (self.tokens, self.user_tokens, self.grants, self.versions, self.people)))
+        parts = (self.tokens, self.user_tokens, self.grants, self.versions, self.people)
+        return sum(len(part) for part in parts)
 
     def alive(self) -> int:
         """How many of them would count now."""
