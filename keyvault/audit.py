@@ -13,10 +13,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+from django.db.models import QuerySet
 
 from keyvault.crypto.mac import row_mac
 from keyvault.keystore import keys
 from keyvault.models import AuditEvent, AuditHead, Key
+from keyvault.prepared import prepared
+from keyvault.upsert import insert, update
 
 if TYPE_CHECKING:
     from keyvault.actors import Actor
@@ -160,9 +163,14 @@ def chain_mac(previous: bytes, event: AuditEvent) -> bytes:
     )
 
 
+@prepared
+def _head() -> QuerySet[AuditHead]:
+    return AuditHead.objects.select_for_update().filter(singleton=True)
+
+
 def lock_chain() -> AuditHead:
     """The head of the chain, locked until the transaction ends. Take it after every other lock."""
-    return AuditHead.objects.select_for_update().get_or_create(singleton=True)[0]
+    return _head.first() or AuditHead.objects.select_for_update().get_or_create(singleton=True)[0]
 
 
 def record(
@@ -199,8 +207,9 @@ def record(
         request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
     )
     event.mac = chain_mac(bytes(head.mac), event)
-    event.save(force_insert=True)
-    AuditHead.objects.filter(pk=head.pk).update(sequence=event.sequence, mac=event.mac)
+    insert(event)
+    head.sequence, head.mac = event.sequence, event.mac
+    update(head, "sequence", "mac")
     # Seals come by the second: in the log they would hide the rest.
     tell = log.debug if name in SEALS else log.info
     tell(

@@ -11,12 +11,14 @@ import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db.models import Count, Max, OuterRef, QuerySet, Subquery, Sum
 from django.db.models.functions import TruncMinute
 
 from keyvault.domain import Instance
 from keyvault.models import Delivery, FoldMark, Key, LastDelivery, UsageBucket
+from keyvault.prepared import prepared
 
 MINUTE = timedelta(minutes=1)
 
@@ -33,19 +35,77 @@ class Reader:
     last: datetime
 
 
+_PLACE = ("version_id", "consumer__slug", "instance")
+_PLACE_BY_KEY = ("key_id", "consumer__slug", "instance", "version_id", "version__number")
+
+
+@prepared
+def _marks() -> QuerySet[FoldMark, int]:
+    return FoldMark.objects.values_list("delivery_id", flat=True).order_by("pk")[:1]
+
+
+def _mark() -> int:
+    """The last delivery that is folded. It is asked for apart from the tail and not as part of the query:
+    only so PostgreSQL knows how short the tail is."""
+    return _marks.first() or 0
+
+
+def _after(mark: int, key_ids: Collection[uuid.UUID]) -> QuerySet[Delivery]:
+    return Delivery.objects.filter(key_id__in=key_ids, id__gt=mark).order_by()
+
+
 def _tail(key_ids: Collection[uuid.UUID]) -> QuerySet[Delivery]:
     """Deliveries of these keys that are not folded yet."""
-    # As a number and not as part of the query: only so PostgreSQL knows how short the tail is.
-    mark = FoldMark.objects.values_list("delivery_id", flat=True).first() or 0
-    return Delivery.objects.filter(key_id__in=key_ids, id__gt=mark).order_by()
+    return _after(_mark(), key_ids)
+
+
+@prepared
+def _last_in_tail(mark: int, key_id: uuid.UUID, since: datetime) -> QuerySet[Delivery, Any]:
+    return _after(mark, [key_id]).filter(at__gt=since).values_list(*_PLACE).annotate(last=Max("at"))
+
+
+@prepared
+def _last_folded(key_id: uuid.UUID, since: datetime) -> QuerySet[LastDelivery, Any]:
+    folded = LastDelivery.objects.filter(key_id=key_id, last_at__gt=since)
+    return folded.values_list(*_PLACE, "last_at")
+
+
+@prepared
+def _given_in_tail(mark: int, key_ids: Collection[uuid.UUID], since: datetime) -> QuerySet[Delivery, Any]:
+    tail = _after(mark, key_ids).filter(at__gt=since)
+    return tail.values_list(*_PLACE_BY_KEY).annotate(Count("id"), Max("at"))
+
+
+@prepared
+def _given_folded(
+    key_ids: Collection[uuid.UUID], minute: datetime, since: datetime
+) -> QuerySet[UsageBucket, Any]:
+    folded = UsageBucket.objects.filter(key_id__in=key_ids, minute__gt=minute, last_delivery_at__gt=since)
+    places = folded.order_by().values_list(*_PLACE_BY_KEY)
+    return places.annotate(Sum("deliveries"), Max("last_delivery_at"))
+
+
+@prepared
+def _versions_in_tail(
+    mark: int, key_id: uuid.UUID, version_ids: Collection[uuid.UUID], consumer_id: uuid.UUID, instance: str
+) -> QuerySet[Delivery, uuid.UUID]:
+    here = _after(mark, [key_id]).filter(
+        version_id__in=version_ids, consumer_id=consumer_id, instance=instance
+    )
+    return here.values_list("version_id", flat=True).distinct()
+
+
+@prepared
+def _versions_folded(
+    version_ids: Collection[uuid.UUID], consumer_id: uuid.UUID, instance: str
+) -> QuerySet[LastDelivery, uuid.UUID]:
+    here = LastDelivery.objects.filter(version_id__in=version_ids, consumer_id=consumer_id, instance=instance)
+    return here.values_list("version_id", flat=True)
 
 
 def last_given(key_id: uuid.UUID, since: datetime) -> dict[uuid.UUID, dict[Instance, datetime]]:
     """Per version of this key the instances that were given it after ``since``, and when last."""
-    place = ("version_id", "consumer__slug", "instance")
-    tail = _tail([key_id]).filter(at__gt=since).values_list(*place).annotate(last=Max("at"))
-    rows = list(tail)
-    rows += LastDelivery.objects.filter(key_id=key_id, last_at__gt=since).values_list(*place, "last_at")
+    rows = [*_last_in_tail(_mark(), key_id, since), *_last_folded(key_id, since)]
     found: dict[uuid.UUID, dict[Instance, datetime]] = {}
     for version_id, consumer, instance, last in rows:
         instances = found.setdefault(version_id, {})
@@ -57,11 +117,10 @@ def instances_of_versions(
     key_ids: Collection[uuid.UUID], version_ids: Collection[uuid.UUID], since: datetime
 ) -> dict[uuid.UUID, set[str]]:
     """Per version of these keys the instances (``consumer/instance``) that were given it after ``since``."""
-    place = ("version_id", "consumer__slug", "instance")
-    tail = _tail(key_ids).filter(version_id__in=version_ids, at__gt=since).values_list(*place).distinct()
+    tail = _tail(key_ids).filter(version_id__in=version_ids, at__gt=since).values_list(*_PLACE).distinct()
     rows = list(tail)
     folded = LastDelivery.objects.filter(key_id__in=key_ids, version_id__in=version_ids, last_at__gt=since)
-    rows += folded.values_list(*place)
+    rows += folded.values_list(*_PLACE)
     found: dict[uuid.UUID, set[str]] = {}
     for version_id, consumer, instance in rows:
         found.setdefault(version_id, set()).add(f"{consumer}/{instance}")
@@ -78,13 +137,8 @@ def given(key_id: uuid.UUID, since: datetime) -> list[Reader]:
 
 def given_by_key(key_ids: Collection[uuid.UUID], since: datetime) -> dict[uuid.UUID, list[Reader]]:
     """``given`` for several keys at once."""
-    place = ("key_id", "consumer__slug", "instance", "version_id", "version__number")
-    tail = _tail(key_ids).filter(at__gt=since).values_list(*place).annotate(Count("id"), Max("at"))
-    rows = list(tail)
-    folded = UsageBucket.objects.filter(
-        key_id__in=key_ids, minute__gt=since - MINUTE, last_delivery_at__gt=since
-    ).order_by()
-    rows += folded.values_list(*place).annotate(Sum("deliveries"), Max("last_delivery_at"))
+    tail = _given_in_tail(_mark(), key_ids, since)
+    rows = [*tail, *_given_folded(key_ids, since - MINUTE, since)]
     found: dict[tuple[uuid.UUID, str, str, uuid.UUID, int], tuple[int, datetime]] = {}
     for key_id, consumer, instance, version_id, number, n, last in rows:
         one = (key_id, consumer, instance, version_id, number)
@@ -130,11 +184,9 @@ def versions_given(
 ) -> set[uuid.UUID]:
     """Which of these versions of a key this instance was ever given."""
     wanted = set(version_ids)
-    here = {"version_id__in": wanted, "consumer_id": consumer_id, "instance": instance}
-    folded = LastDelivery.objects.filter(**here).values_list("version_id", flat=True)
-    found = set(folded)
+    found = set(_versions_folded(wanted, consumer_id, instance))
     if found == wanted:
         return found
-    found |= set(_tail([key_id]).filter(**here).values_list("version_id", flat=True).distinct())
+    found |= set(_versions_in_tail(_mark(), key_id, wanted, consumer_id, instance))
     # Again, for what was folded between the two questions.
-    return found if found == wanted else found | set(folded.all())
+    return found if found == wanted else found | set(_versions_folded(wanted, consumer_id, instance))

@@ -35,6 +35,8 @@ class Verifier:
 
 def verified(version_ids: Collection[uuid.UUID], since: datetime) -> list[Verifier]:
     """Every caller, version and result after ``since``, counted from the minute in which that lies."""
+    if not version_ids:
+        return []
     fresh = Verification.objects.filter(version_id__in=version_ids, at__gt=since).order_by()
     rows = [
         (slug or FORWARD_AUTH, version_id, code, n, last)

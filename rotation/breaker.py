@@ -22,10 +22,11 @@ from datetime import datetime, timedelta
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce
 
 from keyvault.models import Provider
+from keyvault.prepared import prepared
 from rotation.facts import PROVIDER_BUSY, PROVIDER_DOWN, Kind, OperationState
 from rotation.models import Breaker, Operation
 
@@ -50,6 +51,40 @@ class Held:
     until: datetime
 
 
+@prepared
+def _row(provider_id: uuid.UUID) -> QuerySet[Breaker]:
+    return Breaker.objects.select_for_update(of=("self",)).order_by().filter(provider_id=provider_id)
+
+
+@prepared
+def _left_alone_now(provider_id: uuid.UUID, now: datetime) -> QuerySet[Breaker]:
+    return Breaker.objects.filter(provider_id=provider_id, open_until__gt=now)
+
+
+@prepared
+def _failing(provider_id: uuid.UUID) -> QuerySet[Breaker, uuid.UUID]:
+    return Breaker.objects.filter(provider_id=provider_id, failures__gt=0).values_list("id", flat=True)
+
+
+@prepared
+def _held_back(provider_id: uuid.UUID) -> QuerySet[Operation, uuid.UUID]:
+    """The operation that may go next, of those that the cap held back."""
+    waiting = Operation.objects.filter(
+        state=OperationState.PENDING, outcome=PROVIDER_BUSY, rotation__key__service__provider=provider_id
+    ).order_by(_LEAKED_AT.asc(nulls_last=True), "created_at")
+    return waiting.values_list("id", flat=True)[:1]
+
+
+@prepared
+def _running(provider_id: uuid.UUID, now: datetime, urgent: bool) -> QuerySet[Operation, uuid.UUID]:
+    """Calls under way, of those that replace a leaked key or of all others."""
+    running = Operation.objects.filter(
+        state=OperationState.RUNNING, lease_until__gt=now, rotation__key__service__provider=provider_id
+    )
+    lane = running.annotate(leaked_at=_LEAKED_AT).filter(leaked_at__isnull=not urgent)
+    return lane.order_by().values_list("id", flat=True)
+
+
 def admit(operation: Operation, now: datetime) -> Held | None:
     """Whether this operation may be carried out now; None: it may. Runs in the transaction of its claim.
 
@@ -60,7 +95,7 @@ def admit(operation: Operation, now: datetime) -> Held | None:
         return None
     row = _lock(provider)
     urgent = _is_urgent(operation)
-    if _under_way(provider, now, urgent=urgent) >= _room(row, now, urgent=urgent):
+    if len(_running(provider.id, now, urgent)) >= _room(row, now, urgent=urgent):
         until = now + timedelta(seconds=_random.uniform(1.0, SPREAD))
         return Held(PROVIDER_BUSY, f"as many calls to {provider.slug} as may be are under way", until)
     if row.open_until is None:
@@ -79,7 +114,7 @@ def silenced(operation: Operation, now: datetime) -> str:
     """Why this probe is answered without asking the provider; empty where the provider is asked."""
     if operation.kind != Kind.PROBE or _is_urgent(operation):
         return ""
-    row = Breaker.objects.filter(provider=_provider(operation), open_until__gt=now).first()
+    row = _left_alone_now.first(_provider(operation).id, now)
     if row is None or row.open_until is None or row.trial == operation.id:
         return ""
     return _left_alone(_provider(operation), row.open_until)
@@ -103,7 +138,7 @@ def end_look(provider: Provider) -> None:
 
 def is_open(provider: Provider, now: datetime) -> bool:
     """Whether the provider is left alone at present."""
-    return Breaker.objects.filter(provider=provider, open_until__gt=now).exists()
+    return bool(_left_alone_now(provider.id, now))
 
 
 def note(provider: Provider, now: datetime, *, reached: bool | None, call: uuid.UUID | None = None) -> None:
@@ -111,6 +146,8 @@ def note(provider: Provider, now: datetime, *, reached: bool | None, call: uuid.
     if _ours(provider):
         return
     if reached:
+        if not _failing(provider.id):
+            return
         answered = Breaker.objects.filter(provider=provider, failures__gt=0)
         if answered.update(failures=0, pauses=0, open_until=None, trial=None):
             log.info("the provider answers", provider=provider.slug)
@@ -145,10 +182,7 @@ def pause(pauses: int) -> timedelta:
 
 def hand_on(provider: Provider, now: datetime) -> uuid.UUID | None:
     """A call has ended: the operation that may go next, of those that the cap held back."""
-    waiting = Operation.objects.filter(
-        state=OperationState.PENDING, outcome=PROVIDER_BUSY, rotation__key__service__provider=provider
-    ).order_by(_LEAKED_AT.asc(nulls_last=True), "created_at")
-    next_id = waiting.values_list("id", flat=True).first()
+    next_id = _held_back.first(provider.id)
     if next_id is None:
         return None
     freed = Operation.objects.filter(pk=next_id, state=OperationState.PENDING, outcome=PROVIDER_BUSY)
@@ -170,16 +204,10 @@ def _is_urgent(operation: Operation) -> bool:
 
 
 def _lock(provider: Provider) -> Breaker:
-    row, _ = Breaker.objects.select_for_update(of=("self",)).get_or_create(provider=provider)
+    row = _row.first(provider.id)
+    if row is None:
+        row, _ = Breaker.objects.select_for_update(of=("self",)).get_or_create(provider=provider)
     return row
-
-
-def _under_way(provider: Provider, now: datetime, *, urgent: bool) -> int:
-    running = Operation.objects.filter(
-        state=OperationState.RUNNING, lease_until__gt=now, rotation__key__service__provider=provider
-    )
-    leaked = running.annotate(leaked_at=_LEAKED_AT).filter(leaked_at__isnull=False)
-    return leaked.count() if urgent else running.exclude(pk__in=leaked.values("pk")).count()
 
 
 def _left_alone(provider: Provider, until: datetime) -> str:

@@ -35,7 +35,7 @@ from rotation.drivers.base import (
 )
 from rotation.facts import Kind, OperationState
 from rotation.models import Operation
-from rotation.policy import from_json
+from rotation.policy import kept
 
 MOST_TRIES = 8
 LONGEST_DELAY = 300.0
@@ -91,7 +91,7 @@ def call(operation: Operation, now: datetime) -> Settlement:
 def _no_room(operation: Operation, error: QuotaReached, now: datetime) -> Settlement:
     """In a cutover the old key was revoked just now, and may take a moment to make room."""
     fresh = now - operation.created_at < VERIFY_BUDGET and operation.tries < MOST_TRIES
-    if fresh and from_json(operation.rotation.policy).cutover:
+    if fresh and kept(operation.rotation.policy).cutover:
         delay = backoff(operation.tries)
         return Settlement(OperationState.PENDING, "quota_full", error.message, retry=delay)
     return Settlement(OperationState.FAILED, "quota_full", error.message)
@@ -223,10 +223,10 @@ def _not_accepted(operation: Operation, result: ProbeResult, now: datetime) -> S
         )
     if result.outcome is not ProbeOutcome.REJECTED:
         return _no_verdict(operation, result, now)
-    if now - operation.created_at < VERIFY_BUDGET and operation.tries < MOST_TRIES:
-        return Settlement(
-            OperationState.PENDING, "rejected", "not accepted yet", retry=backoff(operation.tries)
-        )
+    if now - operation.created_at < VERIFY_BUDGET:
+        # However often it was tried: the tries follow each other quickly at first.
+        delay = min(backoff(operation.tries), timedelta(minutes=1))
+        return Settlement(OperationState.PENDING, "rejected", "not accepted yet", retry=delay)
     return Settlement(OperationState.FAILED, "rejected", "the provider does not accept the new key")
 
 
@@ -288,7 +288,7 @@ def _confirm(operation: Operation, driver: Driver, spec: ProviderSpec, now: date
     result = driver.probe(spec, open_version(operation.version))
     if result.outcome is ProbeOutcome.REJECTED:
         return Settlement(OperationState.DONE, "dead", result.detail, request_id=result.request_id or "")
-    policy = from_json(operation.rotation.policy)
+    policy = kept(operation.rotation.policy)
     budget = min(max(policy.cool_off, VERIFY_BUDGET), CONFIRM_BUDGET)
     revoke_unknown = Operation.objects.filter(
         rotation=operation.rotation_id, kind=Kind.REVOKE, side=operation.side, state=OperationState.UNKNOWN

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Sum
+from django.db.models import QuerySet, Sum
 
 from keyvault import verifiers
 from keyvault.domain import Instance
 from keyvault.models import UsageLine
 from keyvault.models.activity import OUTCOMES
+from keyvault.prepared import prepared
 from rotation.facts import FAILURES, Counts, Evidence, OperationState, OperationView
 from rotation.judge import weigh
 
@@ -86,16 +87,17 @@ def _names(places: Iterable[Instance]) -> tuple[str, ...]:
     return tuple(sorted("/".join(place) for place in places))
 
 
+@prepared
+def _summed(version_ids: Collection[uuid.UUID], since: datetime) -> QuerySet[UsageLine, Any]:
+    rows = UsageLine.objects.filter(version_id__in=version_ids, to_at__gt=since).order_by()
+    by_place = rows.values("version_id", "consumer__slug", "instance", "credential")
+    return by_place.annotate(**{name: Sum(name) for name in OUTCOMES})
+
+
 def reported(version_ids: Iterable[uuid.UUID], since: datetime) -> dict[uuid.UUID, list[Line]]:
     """Per version what was reported of the time after ``since``, one line per instance and credential."""
-    rows = (
-        UsageLine.objects.filter(version_id__in=list(version_ids), to_at__gt=since)
-        .order_by()
-        .values("version_id", "consumer__slug", "instance", "credential")
-        .annotate(**{name: Sum(name) for name in OUTCOMES})
-    )
     found: dict[uuid.UUID, list[Line]] = {}
-    for row in rows:
+    for row in _summed(list(version_ids), since):
         found.setdefault(row["version_id"], []).append(line_of(row))
     return found
 

@@ -13,12 +13,14 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Count, QuerySet
 
 from keyvault import audit
 from keyvault.actors import SYSTEM, Actor
 from keyvault.domain import State
-from keyvault.models import KeyVersion
+from keyvault.prepared import prepared
 from keyvault.services import keys as key_services
+from keyvault.upsert import insert, update
 from rotation.checking import check, take_baseline
 from rotation.dates import due_of
 from rotation.decide import clean_up, decide
@@ -41,11 +43,12 @@ from rotation.facts import (
     Verb,
     Wait,
 )
+from rotation.locking import lock as lock
 from rotation.minutes import minutes_document
 from rotation.models import KeySchedule, Operation, Rotation, RotationEvent, RotationRecord
 from rotation.notices.writing import note
 from rotation.observe import observe, snapshot
-from rotation.policy import Policy, from_json
+from rotation.policy import Policy, kept
 from rotation.proof import proof_document
 from rotation.routine import routine_due
 from rotation.schedule import RETRY_AFTER
@@ -57,18 +60,16 @@ ACTIONS_AT_ONCE = 12
 Ring = Callable[[uuid.UUID], None]
 
 
-def lock(rotation_id: uuid.UUID) -> Rotation:
-    """The rotation, its versions and its key, all locked, in the order that everybody uses."""
-    rotation = Rotation.objects.select_for_update(of=("self",)).get(pk=rotation_id)
-    rotation.key = key_services.lock_key(rotation.key_id)
-    versions = KeyVersion.objects.select_for_update(of=("self",)).in_bulk(
-        [pk for pk in (rotation.incoming_id, rotation.outgoing_id) if pk is not None]
-    )
-    rotation.incoming = versions.get(rotation.incoming_id) if rotation.incoming_id else None
-    rotation.outgoing = versions.get(rotation.outgoing_id) if rotation.outgoing_id else None
-    for version in versions.values():
-        version.key = rotation.key
-    return rotation
+@prepared
+def _last_line(rotation_id: uuid.UUID) -> QuerySet[RotationEvent, int]:
+    lines = RotationEvent.objects.filter(rotation_id=rotation_id).order_by("-sequence")
+    return lines.values_list("sequence", flat=True)[:1]
+
+
+@prepared
+def _earlier(rotation_id: uuid.UUID, kind: str, side: str) -> QuerySet[Operation, int]:
+    same = Operation.objects.filter(rotation_id=rotation_id, kind=kind, side=side).order_by()
+    return same.values("kind").annotate(n=Count("id")).values_list("n", flat=True)
 
 
 @transaction.atomic
@@ -83,12 +84,13 @@ def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = Non
     ring = ring or _bell
     for _ in range(ACTIONS_AT_ONCE):
         if rotation.attention == RESTORED:
-            rotation.check_at = now + from_json(rotation.policy).check_every
+            rotation.check_at = now + kept(rotation.policy).check_every
+            update(rotation)
             break
         if not rotation.is_open:
-            if not _clean_up_once(rotation, now, ring):
-                break
-            continue
+            _clean_up(rotation, now, ring)
+            update(rotation)
+            break
         seen = observe(rotation, now)
         verdict = check(rotation, seen, now)
         state = snapshot(rotation)
@@ -96,10 +98,9 @@ def advance_locked(rotation: Rotation, now: datetime, *, ring: Ring | None = Non
             _call(rotation, call, now, ring)
         action = decide(state, seen, verdict, now)
         _execute(rotation, action, seen, now, ring)
-        rotation.save()  # each move by itself, so that the database can check it
+        update(rotation)  # each move by itself, so that the database can check it
         if isinstance(action, Wait | Call | Attention):
             break
-    rotation.save()
     return rotation
 
 
@@ -109,7 +110,7 @@ def _execute(rotation: Rotation, action: Action, seen: Observations, now: dateti
             wait(rotation, action, now)
         case Call():
             _call(rotation, action, now, ring)
-            rotation.check_at = now + from_json(rotation.policy).check_every
+            rotation.check_at = now + kept(rotation.policy).check_every
         case SetWeight():
             _set_weight(rotation, action, seen, now)
         case Enter():
@@ -160,8 +161,8 @@ def event(
     The caller saves the rotation.
     """
     rotation.revision += 1
-    last = rotation.events.order_by("-sequence").values_list("sequence", flat=True).first() or 0
-    RotationEvent.objects.create(
+    last = _last_line.first(rotation.id) or 0
+    line = RotationEvent(
         rotation=rotation,
         sequence=last + 1,
         at=now,
@@ -172,6 +173,7 @@ def event(
         reason=reason[:500],
         shares=asdict(shares) if shares is not None else None,
     )
+    insert(line)
     recorded = audit.record(
         f"rotation:{name}",
         actor=actor,
@@ -200,9 +202,8 @@ def _call(rotation: Rotation, action: Call, now: datetime, ring: Ring) -> None:
         _pass_the_point_of_no_return(rotation, now)
         if rotation.stage == Stage.REVOKE and _live(rotation, action) is not None:
             return  # an emergency or a cutover asked for it before everything else
-    earlier = Operation.objects.filter(rotation=rotation, kind=action.kind, side=action.side)
-    attempt = earlier.count() + 1
-    operation = Operation.objects.create(
+    attempt = (_earlier.first(rotation.id, action.kind, action.side) or 0) + 1
+    operation = Operation(
         rotation=rotation,
         kind=action.kind,
         side=action.side,
@@ -212,6 +213,7 @@ def _call(rotation: Rotation, action: Call, now: datetime, ring: Ring) -> None:
         created_at=now,
         retry_at=now,
     )
+    insert(operation)
     if action.kind not in ROUTINE:
         event(
             rotation,
@@ -227,7 +229,7 @@ def _call(rotation: Rotation, action: Call, now: datetime, ring: Ring) -> None:
 
 def _pass_the_point_of_no_return(rotation: Rotation, now: datetime) -> None:
     """The outgoing key is to be revoked. In a cutover nothing can take its place yet: the gap begins."""
-    gap = rotation.stage != Stage.REVOKE and from_json(rotation.policy).cutover
+    gap = rotation.stage != Stage.REVOKE and kept(rotation.policy).cutover
     if rotation.revoke_asked_at is not None or not (gap or rotation.stage == Stage.REVOKE):
         return
     rotation.revoke_asked_at = now
@@ -285,7 +287,7 @@ def _set_weight(rotation: Rotation, action: SetWeight, seen: Observations, now: 
 
 
 def _enter(rotation: Rotation, action: Enter, seen: Observations, now: datetime) -> None:
-    was, policy = rotation.stage, from_json(rotation.policy)
+    was, policy = rotation.stage, kept(rotation.policy)
     rotation.stage, rotation.stage_entered_at = action.stage, now
     _note_progress(rotation, now)
     _ENTRIES.get(action.stage, _enter_plainly)(rotation, policy, seen, now)
@@ -396,12 +398,12 @@ def _roll_back(rotation: Rotation, action: Rollback, seen: Observations, now: da
     event(rotation, "rollback", reason=action.reason, now=now, version=incoming.number)
     details: dict[str, Any] = {"stage": str(Stage.ROLLED_BACK), "was": str(was)}
     event(rotation, "stage", reason=action.reason, now=now, shares=seen.shares, **details)
-    _finish(rotation, now, check_at=now + from_json(rotation.policy).cool_off)
+    _finish(rotation, now, check_at=now + kept(rotation.policy).cool_off)
 
 
 def _attention(rotation: Rotation, action: Attention, now: datetime) -> None:
     rotation.waiting_for, rotation.waiting_code = action.reason[:500], action.code
-    rotation.check_at = now + from_json(rotation.policy).check_every
+    rotation.check_at = now + kept(rotation.policy).check_every
     if rotation.attention == action.code:
         return
     rotation.attention, rotation.attention_reason = action.code, action.reason[:500]
@@ -414,18 +416,17 @@ def _attention(rotation: Rotation, action: Attention, now: datetime) -> None:
 def call_person(rotation: Rotation, action: Attention, now: datetime) -> None:
     """Stop a rotation that the caller has locked, whatever it was about to do."""
     _attention(rotation, action, now)
-    rotation.save()
+    update(rotation)
 
 
-def _clean_up_once(rotation: Rotation, now: datetime, ring: Ring) -> bool:
-    """One step of what a finished rotation left to do; False when it must wait or is done."""
+def _clean_up(rotation: Rotation, now: datetime, ring: Ring) -> None:
+    """One step of what a finished rotation left to do."""
     if rotation.check_at is None or rotation.stage != Stage.ROLLED_BACK:
-        return False
-    due = (rotation.finished_at or now) + from_json(rotation.policy).cool_off
+        return
+    due = (rotation.finished_at or now) + kept(rotation.policy).cool_off
     action = clean_up(snapshot(rotation), observe(rotation, now), due_at=due, now=now)
     if action is None:
         rotation.check_at = None
         rotation.waiting_for = rotation.waiting_code = ""
-        return False
-    _execute(rotation, action, Observations(), now, ring)
-    return False
+    else:
+        _execute(rotation, action, Observations(), now, ring)

@@ -9,18 +9,19 @@ import uuid
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from django.db.models import Count, OuterRef, Subquery
+from django.db.models import Count, OuterRef, QuerySet, Subquery
 
 from keyvault import readers
 from keyvault.domain import Instance, State
 from keyvault.models import KeyVersion, UsageLine
+from keyvault.prepared import prepared
 from rotation import counting
 from rotation.counting import Line
 from rotation.facts import ROUTINE, Kind, OperationState, OperationView, Side
 from rotation.models import Approval, Operation, Rotation
-from rotation.policy import Policy, from_json
+from rotation.policy import Policy, kept
 
 Views = dict[tuple[Kind, Side], OperationView]
 By = TypeVar("By", bound=Hashable)
@@ -48,7 +49,7 @@ def activity_span(policy: Policy) -> timedelta:
 
 def gather(rotations: Sequence[Rotation], now: datetime) -> Gathered:
     """Everything that ``observe`` needs to know of these rotations."""
-    policies = {rotation.id: from_json(rotation.policy) for rotation in rotations}
+    policies = {rotation.id: kept(rotation.policy) for rotation in rotations}
 
     def by(span: Callable[[Policy], timedelta]) -> dict[timedelta, list[Rotation]]:
         return _grouped(rotations, lambda rotation: span(policies[rotation.id]))
@@ -89,18 +90,22 @@ def _versions(rotations: Iterable[Rotation]) -> list[uuid.UUID]:
     return [version_id for pair in pairs for version_id in pair if version_id is not None]
 
 
+@prepared
+def _unique_operations(ids: Collection[uuid.UUID]) -> QuerySet[Operation]:
+    rows = Operation.objects.filter(rotation_id__in=ids, superseded=False)
+    return rows.exclude(kind__in=ROUTINE).order_by("created_at")
+
+
 def _operations(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Views]:
     """The latest operation of each kind and side that no person superseded."""
-    rows = Operation.objects.filter(rotation_id__in=ids, superseded=False)
-    latest = [*rows.exclude(kind__in=ROUTINE).order_by("created_at"), *_routine(ids)]
     found: dict[uuid.UUID, Views] = {}
-    for row in latest:
+    for row in [*_unique_operations(ids), *_routine(ids)]:
         found.setdefault(row.rotation_id, {})[(Kind(row.kind), Side(row.side))] = _view(row)
     return found
 
 
-def _routine(ids: Collection[uuid.UUID]) -> Iterable[Operation]:
-    """These are made again and again: the last of each is found by the index, the others are not read."""
+@prepared
+def _last_routine(ids: Collection[uuid.UUID]) -> QuerySet[Rotation, Any]:
     last = {
         f"last_{kind}_{side}": Subquery(
             Operation.objects.filter(rotation=OuterRef("pk"), kind=kind, side=side, superseded=False)
@@ -109,8 +114,17 @@ def _routine(ids: Collection[uuid.UUID]) -> Iterable[Operation]:
         )
         for kind, side in ROUTINE_CALLS
     }
-    rows = Rotation.objects.filter(id__in=ids).order_by().annotate(**last).values_list(*last)
-    return Operation.objects.filter(id__in=[pk for row in rows for pk in row if pk is not None]).order_by()
+    return Rotation.objects.filter(id__in=ids).order_by().annotate(**last).values_list(*last)
+
+
+@prepared
+def _by_id(ids: Collection[uuid.UUID]) -> QuerySet[Operation]:
+    return Operation.objects.filter(id__in=ids).order_by()
+
+
+def _routine(ids: Collection[uuid.UUID]) -> Iterable[Operation]:
+    """These are made again and again: the last of each is found by the index, the others are not read."""
+    return _by_id([pk for row in _last_routine(ids) for pk in row if pk is not None])
 
 
 def _view(row: Operation) -> OperationView:
@@ -125,26 +139,35 @@ def _view(row: Operation) -> OperationView:
     )
 
 
-def _approved(ids: Collection[uuid.UUID]) -> Iterable[uuid.UUID]:
+@prepared
+def _approved(ids: Collection[uuid.UUID]) -> QuerySet[Approval, uuid.UUID]:
     return Approval.objects.filter(rotation_id__in=ids).values_list("rotation_id", flat=True)
+
+
+@prepared
+def _living(key_ids: Collection[uuid.UUID]) -> QuerySet[KeyVersion, Any]:
+    rows = KeyVersion.objects.filter(key_id__in=key_ids, state__in=[State.ACTIVE, State.DISABLED])
+    return rows.order_by().values_list("key_id").annotate(Count("id"))
 
 
 def _live(rotations: Iterable[Rotation]) -> dict[uuid.UUID, int]:
     limited = [one.key_id for one in rotations if one.key.service.provider.max_keys is not None]
-    rows = KeyVersion.objects.filter(key_id__in=limited, state__in=[State.ACTIVE, State.DISABLED])
-    return dict(rows.order_by().values_list("key_id").annotate(Count("id")))
+    return dict(_living(limited))
+
+
+@prepared
+def _reporters(
+    version_ids: Collection[uuid.UUID], start: datetime, end: datetime
+) -> QuerySet[UsageLine, Any]:
+    rows = UsageLine.objects.filter(version_id__in=version_ids, to_at__gt=start, to_at__lte=end)
+    return rows.order_by().values_list("version_id", "consumer__slug", "instance").distinct()
 
 
 def _before(
     version_ids: Collection[uuid.UUID], window: timedelta, now: datetime
 ) -> dict[uuid.UUID, set[Instance]]:
     """Who reported in the two windows before the present one."""
-    rows = UsageLine.objects.filter(
-        version_id__in=version_ids, to_at__gt=now - 3 * window, to_at__lte=now - window
-    )
     found: dict[uuid.UUID, set[Instance]] = {}
-    for version_id, consumer, name in (
-        rows.order_by().values_list("version_id", "consumer__slug", "instance").distinct()
-    ):
+    for version_id, consumer, name in _reporters(version_ids, now - 3 * window, now - window):
         found.setdefault(version_id, set()).add((consumer, name))
     return found

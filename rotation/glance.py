@@ -7,13 +7,15 @@ left to ``engine.advance``, which looks again at one rotation alone, under all i
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import structlog
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
+from keyvault.prepared import prepared
 from rotation import engine
 from rotation.checking import check
 from rotation.decide import decide
@@ -21,7 +23,7 @@ from rotation.facts import Stage, Wait
 from rotation.gather import Gathered, gather
 from rotation.models import Rotation
 from rotation.observe import observe, snapshot
-from rotation.policy import from_json
+from rotation.policy import kept
 from rotation.routine import routine_due
 
 log = structlog.get_logger("keyturn.tick")
@@ -43,15 +45,20 @@ WRITTEN: Final = (
 )
 
 
+@prepared
+def _held(ids: Collection[uuid.UUID]) -> QuerySet[Rotation]:
+    skip = connection.features.has_select_for_update_skip_locked
+    held = Rotation.objects.select_for_update(of=("self",), skip_locked=skip).filter(id__in=ids)
+    return held.select_related("key__service__provider", "key__environment", "incoming", "outgoing")
+
+
 @transaction.atomic
 def glance(ids: Sequence[uuid.UUID], now: datetime) -> list[uuid.UUID]:
     """Look at these rotations. Returns those that need more than to wait.
 
     One that somebody else holds at this moment is left to whoever that is.
     """
-    skip = connection.features.has_select_for_update_skip_locked
-    held = Rotation.objects.select_for_update(of=("self",), skip_locked=skip).filter(id__in=ids)
-    rows = list(held.select_related("key__service__provider", "key__environment", "incoming", "outgoing"))
+    rows = _held(ids)
     gathered = gather([row for row in rows if row.is_open], now)
     waiting = [row for row in rows if row.is_open and _only_waits(row, gathered, now)]
     _write(waiting)
@@ -66,7 +73,7 @@ def _only_waits(rotation: Rotation, gathered: Gathered, now: datetime) -> bool:
         verdict = check(rotation, seen, now)
         state = snapshot(rotation)
         # Without the quiet proof nothing may be said of a rotation that has been monitored long enough.
-        if state.stage is Stage.MONITOR and state.monitored >= from_json(rotation.policy).monitor:
+        if state.stage is Stage.MONITOR and state.monitored >= kept(rotation.policy).monitor:
             return False
         action = decide(state, seen, verdict, now)
         if (

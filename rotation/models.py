@@ -14,7 +14,7 @@ from rotation.facts import TERMINAL, Kind, OperationState, Side, Stage
 from rotation.notice_rows import Channel as Channel
 from rotation.notice_rows import Incident as Incident
 from rotation.notice_rows import Notice as Notice
-from rotation.policy import Policy, from_json
+from rotation.policy import Policy, kept
 
 if TYPE_CHECKING:
     from keyvault.actors import Actor
@@ -42,7 +42,7 @@ class RotationPolicy(UUIDModel):
 
     @property
     def value(self) -> Policy:
-        return from_json(self.document)
+        return kept(self.document)
 
 
 class KeySchedule(UUIDModel):

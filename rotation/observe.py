@@ -23,7 +23,7 @@ from rotation.facts import (
 )
 from rotation.gather import Gathered, activity_span, gather
 from rotation.models import Rotation
-from rotation.policy import APPROVALS, Policy, from_json
+from rotation.policy import APPROVALS, Policy, kept
 from rotation.proof import held_by_jobs, offenders
 
 
@@ -32,7 +32,7 @@ def snapshot(rotation: Rotation) -> Snapshot:
     outgoing, incoming = rotation.outgoing, rotation.incoming
     return Snapshot(
         stage=Stage(rotation.stage),
-        policy=from_json(rotation.policy),
+        policy=kept(rotation.policy),
         step=rotation.step,
         weight=rotation.weight,
         created_at=rotation.created_at,
@@ -68,7 +68,7 @@ def observe(
     names nobody who stands against the revoke; only before the end of monitoring no decision needs that.
     """
     gathered = gathered or gather([rotation], now)
-    policy = from_json(rotation.policy)
+    policy = kept(rotation.policy)
     provider = rotation.key.service.provider
     able = specs.capabilities(provider)
     operations = gathered.operations.get(rotation.id, {})

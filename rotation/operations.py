@@ -13,18 +13,20 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
-from django.db.models import Exists, F
+from django.db.models import Exists, F, QuerySet
 
 from keyvault.actors import SYSTEM
 from keyvault.domain import State
 from keyvault.exceptions import KeyturnError
 from keyvault.models import KeyVersion, Quarantine
+from keyvault.prepared import prepared
 from keyvault.services import keys as key_services
+from keyvault.upsert import update
 from rotation import breaker, engine
 from rotation.calling import Settlement, call
 from rotation.facts import RESTORED, ROUTINE, Kind, OperationState, Side
 from rotation.models import Operation, Rotation
-from rotation.policy import from_json
+from rotation.policy import kept
 
 __all__ = ["LEASE", "Settlement", "call", "claim", "perform", "settle", "sweep"]
 
@@ -51,41 +53,56 @@ def perform(operation_id: uuid.UUID, now: datetime, *, ring: engine.Ring | None 
     return settled
 
 
+@prepared
+def _due(operation_id: uuid.UUID, now: datetime) -> QuerySet[Operation]:
+    due = Operation.objects.filter(pk=operation_id, state=OperationState.PENDING, retry_at__lte=now)
+    due = due.exclude(rotation__attention=RESTORED)
+    due = due.exclude(Exists(Quarantine.objects.filter(key__isnull=True))).select_for_update(of=("self",))
+    return due.order_by().select_related(
+        "rotation__key__service__provider",
+        "rotation__key__environment",
+        "rotation__incoming",
+        "rotation__outgoing",
+        "version__key__service",
+        "version__key__environment",
+    )
+
+
+@prepared
+def _of_operation(operation_id: uuid.UUID) -> QuerySet[Operation, uuid.UUID]:
+    return Operation.objects.filter(pk=operation_id).order_by().values_list("rotation_id", flat=True)
+
+
+@prepared
+def _locked(operation_id: uuid.UUID) -> QuerySet[Operation]:
+    return Operation.objects.select_for_update(of=("self",)).order_by().filter(pk=operation_id)
+
+
+@prepared
+def _dead(now: datetime) -> QuerySet[Operation, uuid.UUID]:
+    dead = Operation.objects.filter(state=OperationState.RUNNING, lease_until__lt=now)
+    return dead.order_by().values_list("rotation_id", flat=True).distinct()
+
+
 @transaction.atomic
 def claim(operation_id: uuid.UUID, now: datetime) -> Operation | None:
     """Take a due operation for the length of a lease; None where somebody else has it or had it.
 
     None also where the provider may not be asked now: then the operation keeps its tries and is due later.
     """
-    due = Operation.objects.filter(pk=operation_id, state=OperationState.PENDING, retry_at__lte=now)
-    due = due.exclude(rotation__attention=RESTORED)
-    due = due.exclude(Exists(Quarantine.objects.filter(key__isnull=True)))
-    operation = (
-        due.select_for_update(of=("self",))
-        .select_related(
-            "rotation__key__service__provider",
-            "rotation__key__environment",
-            "rotation__incoming",
-            "rotation__outgoing",
-            "version__key__service",
-            "version__key__environment",
-        )
-        .first()
-    )
+    operation = _due.first(operation_id, now)
     if operation is None:
         return None
     held = breaker.admit(operation, now)
     if held is not None:
         operation.outcome, operation.message, operation.retry_at = held.code, held.reason[:500], held.until
-        operation.save(update_fields=["outcome", "message", "retry_at"])
+        update(operation, "outcome", "message", "retry_at")
         return None
     operation.state, operation.outcome, operation.message = OperationState.RUNNING, "", ""
     operation.fence += 1
     operation.tries += 1
     operation.started_at, operation.lease_until = now, now + LEASE
-    operation.save(
-        update_fields=["state", "outcome", "message", "fence", "tries", "started_at", "lease_until"]
-    )
+    update(operation, "state", "outcome", "message", "fence", "tries", "started_at", "lease_until")
     return operation
 
 
@@ -95,10 +112,10 @@ def sweep(now: datetime) -> list[uuid.UUID]:
     An issue that died is unknown, for the provider may have created the key. Everything else may be
     asked twice and simply becomes due again.
     """
-    dead = Operation.objects.filter(state=OperationState.RUNNING, lease_until__lt=now)
-    rotations = list(dead.values_list("rotation_id", flat=True).distinct())
+    rotations = _dead(now)
     if not rotations:
         return []
+    dead = Operation.objects.filter(state=OperationState.RUNNING, lease_until__lt=now)
     # The fence grows, so that the worker, should it only have been slow, settles nothing any more.
     dead.filter(kind=Kind.ISSUE).update(
         state=OperationState.UNKNOWN,
@@ -108,9 +125,9 @@ def sweep(now: datetime) -> list[uuid.UUID]:
         finished_at=now,
         lease_until=None,
     )
-    Operation.objects.filter(state=OperationState.RUNNING, lease_until__lt=now).exclude(
-        kind=Kind.ISSUE
-    ).update(state=OperationState.PENDING, fence=F("fence") + 1, retry_at=now, lease_until=None)
+    dead.exclude(kind=Kind.ISSUE).update(
+        state=OperationState.PENDING, fence=F("fence") + 1, retry_at=now, lease_until=None
+    )
     return rotations
 
 
@@ -124,8 +141,9 @@ def settle(
     ring: engine.Ring | None = None,
 ) -> bool:
     """Write the outcome and its effect. A worker whose lease was taken away writes nothing: returns False."""
-    rotation = engine.lock(Operation.objects.values_list("rotation_id", flat=True).get(pk=operation_id))
-    operation = Operation.objects.select_for_update(of=("self",)).get(pk=operation_id)
+    (rotation_id,) = _of_operation(operation_id)
+    rotation = engine.lock(rotation_id)
+    (operation,) = _locked(operation_id)
     if operation.state != OperationState.RUNNING or operation.fence != fence:
         log.warning("stale settlement", operation=str(operation_id), fence=fence)
         return False
@@ -141,7 +159,7 @@ def settle(
         _apply(rotation, operation, settlement, now)
     if settlement.state is OperationState.UNKNOWN and operation.kind == Kind.REVOKE:
         _stop_serving(rotation, operation.version_id, now)
-    operation.save()
+    update(operation)
     if settlement.retry is None and operation.kind not in ROUTINE:
         engine.event(
             rotation,
@@ -153,7 +171,7 @@ def settle(
             outcome=operation.outcome or str(operation.state),
             attempt=operation.attempt,
         )
-        rotation.save(update_fields=["revision"])
+        update(rotation, "revision")
     return True
 
 
@@ -201,7 +219,7 @@ def _note_inspection(rotation: Rotation, settlement: Settlement, now: datetime) 
     ours = Operation.objects.filter(rotation=rotation, side=Side.OUTGOING, started_at__isnull=False)
     calls = [*ours.filter(kind=Kind.PROBE).order_by("-created_at")[:2]]
     calls += Operation.objects.filter(rotation=rotation, kind=Kind.VERIFY, started_at__isnull=False)
-    used, slack = settlement.used_at, min(CLOCKS_DIFFER, from_json(rotation.policy).probe_every / 5)
+    used, slack = settlement.used_at, min(CLOCKS_DIFFER, kept(rotation.policy).probe_every / 5)
     if used is not None and not any(_within(used, call, slack) for call in calls):
         rotation.provider_used_at = max(used, rotation.provider_used_at or used)
     rotation.save(update_fields=["inspected_at", "provider_used_at"])

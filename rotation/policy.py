@@ -5,6 +5,7 @@ Durations are ISO 8601 in JSON (``P90D``, ``PT10M``) and ``timedelta`` here.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -211,6 +212,16 @@ def from_json(document: Mapping[str, Any], *, base: Policy = STANDARD) -> Policy
     if policy.cutover and len(policy.steps) > 1:
         raise PolicyError("steps", "In a cutover there is nothing to shift: use one step of 100.")
     return policy
+
+
+@lru_cache(maxsize=1024)
+def _read_once(text: str) -> Policy:
+    return from_json(json.loads(text))
+
+
+def kept(document: Mapping[str, Any]) -> Policy:
+    """The policy that a row keeps: one of few documents, looked at again and again."""
+    return _read_once(json.dumps(document))
 
 
 def _explain(error: Exception) -> str:

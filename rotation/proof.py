@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db.models import QuerySet
+
 from keyvault import jobs, readers, verifiers
 from keyvault.domain import Instance
 from keyvault.models import KeyVersion, LastUse
+from keyvault.prepared import prepared
 from rotation import specs
 from rotation.facts import Clause, Offender
 from rotation.models import Rotation
@@ -105,12 +108,17 @@ def _given_incoming(
     return {place: last for place, last in incoming.items() if last > rotation.created_at}
 
 
+@prepared
+def _told(version_id: uuid.UUID, since: datetime) -> QuerySet[LastUse, Any]:
+    told = LastUse.objects.filter(version_id=version_id, last_at__gt=since)
+    return told.values_list("consumer__slug", "instance", "last_at")
+
+
 def _last_used(
     outgoing: KeyVersion, given: Mapping[Instance, datetime], since: datetime
 ) -> dict[str, datetime]:
     used = {"/".join(place): last for place, last in given.items() if last > since}
-    told = LastUse.objects.filter(version=outgoing, last_at__gt=since)
-    for consumer, name, last in told.values_list("consumer__slug", "instance", "last_at"):
+    for consumer, name, last in _told(outgoing.id, since):
         who = f"{consumer}/{name}"
         used[who] = max(last, used.get(who, last))
     if outgoing.token_digest is not None:  # else it is not a key that we issued, and nobody can verify it

@@ -7,13 +7,14 @@ older, and an answer is only given while the counter has not moved.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any, Final, TypeVar
 
 from django.db import connection
+from django.db.models import QuerySet
 
 from keyvault import clock, integrity
 from keyvault.crypto.envelope import Opener, Sealed
@@ -34,6 +35,7 @@ from keyvault.delivery.records import (
 from keyvault.domain import Split, State
 from keyvault.keystore import context_of, installation_id
 from keyvault.models import Change, ChangeCounter, ConsumerToken, Grant, Key, KeyVersion, OpenJobs, Quarantine
+from keyvault.prepared import prepared
 
 T = TypeVar("T")
 
@@ -220,12 +222,27 @@ def _grant(row: Any) -> Record:
     )
 
 
+@prepared
+def _key_rows(service_ids: Collection[uuid.UUID]) -> QuerySet[Key, Any]:
+    return Key.objects.order_by().filter(service_id__in=service_ids).values_list(*KEY, named=True)
+
+
+@prepared
+def _version_rows(ids: Collection[uuid.UUID]) -> QuerySet[KeyVersion, Any]:
+    return KeyVersion.objects.order_by().filter(id__in=ids).values_list(*VERSION, named=True)
+
+
+@prepared
+def _job_rows(version_ids: Collection[uuid.UUID], instances: Collection[str]) -> QuerySet[OpenJobs, Any]:
+    rows = OpenJobs.objects.order_by().filter(version_id__in=version_ids, instance__in=instances)
+    return rows.values_list(*JOBS, named=True)
+
+
 def _keys(names: Sequence[Any]) -> Iterator[Found]:
     wanted = set(names)
-    query = Key.objects.order_by().filter(service_id__in=[as_uuid(service) for service, _ in names])
     rows = [
         row
-        for row in query.values_list(*KEY, named=True)
+        for row in _key_rows([as_uuid(service) for service, _ in names])
         if (row.service_id.bytes, row.environment_id.bytes) in wanted
     ]
     labelled = [id_ for row in rows for id_ in (row.current_id, row.pending_id, row.previous_id) if id_]
@@ -263,9 +280,8 @@ def _key(row: Any, versions: dict[uuid.UUID, VersionRecord]) -> Record:
 
 
 def _versions_of(ids: Sequence[uuid.UUID]) -> Iterator[VersionRecord]:
-    rows = KeyVersion.objects.order_by().values_list(*VERSION, named=True)
     for chunk in _chunks(ids):
-        for row in rows.filter(id__in=chunk):
+        for row in _version_rows(chunk):
             yield _version(row)
 
 
@@ -318,11 +334,7 @@ def _issued(names: Sequence[Any]) -> Iterator[Found]:
 
 def _jobs(names: Sequence[Any]) -> Iterator[Found]:
     wanted, now = set(names), clock.now()
-    rows = OpenJobs.objects.order_by().filter(
-        version_id__in=[as_uuid(version) for version, _, _ in names],
-        instance__in=[name for _, _, name in names],
-    )
-    for row in rows.values_list(*JOBS, named=True):
+    for row in _job_rows([as_uuid(version) for version, _, _ in names], [name for _, _, name in names]):
         name = (row.version_id.bytes, row.consumer_id.bytes, row.instance)
         if name in wanted:
             record = JobsRecord(open=row.open, last_to_at=row.last_to_at, read_at=now)

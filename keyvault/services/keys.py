@@ -10,6 +10,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from keyvault import audit
 from keyvault.actors import Actor
@@ -21,25 +22,39 @@ from keyvault.exceptions import KeyturnError, invalid
 from keyvault.integrity import sign, verify
 from keyvault.keystore import keys, open_version, seal_version
 from keyvault.models import Environment, Key, KeyVersion, Service
+from keyvault.prepared import prepared
+from keyvault.upsert import insert, update
 
 DEFAULT_REFRESH_SECONDS = 300
+
+
+@prepared
+def _locked(key_id: uuid.UUID) -> QuerySet[Key, uuid.UUID]:
+    return Key.objects.select_for_update().order_by().filter(pk=key_id).values_list("pk", flat=True)
+
+
+@prepared
+def _with_labels(key_id: uuid.UUID) -> QuerySet[Key]:
+    rows = Key.objects.select_related(
+        "service__provider", "service__team", "environment", "current", "pending", "previous"
+    )
+    return rows.order_by().filter(pk=key_id)
 
 
 def lock_key(key_id: uuid.UUID) -> Key:
     """The key, locked, with its labels. Raises ``IntegrityError`` where the row was tampered with."""
     # Two queries: PostgreSQL gives rows joined to the locked one as they were before the wait for the
     # lock, so that a label would be the version of a moment ago, or none at all.
-    Key.objects.select_for_update().order_by().get(pk=key_id)
-    key = Key.objects.select_related(
-        "service__provider", "service__team", "environment", "current", "pending", "previous"
-    ).get(pk=key_id)
+    if _locked.first(key_id) is None:
+        raise Key.DoesNotExist
+    (key,) = _with_labels(key_id)
     verify(key)
     return key
 
 
 def _save(key: Key) -> None:
     sign(key)
-    key.save()
+    update(key)
 
 
 def _refuse_held_secret(key: Key, mark: str) -> None:
@@ -86,7 +101,8 @@ def create_key(
         refresh_seconds=DEFAULT_REFRESH_SECONDS,
         never_shown=environment.protected if never_shown is None else never_shown,
     )
-    _save(key)
+    sign(key)
+    insert(key)
     audit.record("key:created", actor=actor, now=now, key=key, subject=str(key.id))
     return key
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection, transaction
-from django.db.models import Count, Max
+from django.db.models import Count, Max, QuerySet
 
-from keyvault import readers
+from keyvault import jobs, readers
 from keyvault.exceptions import invalid
 from keyvault.models import (
     Consumer,
     Delivery,
     FoldMark,
     Key,
+    KeyVersion,
     LastUse,
     OpenJobs,
     UsageLine,
@@ -25,8 +26,9 @@ from keyvault.models import (
     Verification,
 )
 from keyvault.models.activity import OUTCOMES
+from keyvault.prepared import prepared
 from keyvault.services.inserting import newest_delivery
-from keyvault.upsert import insert
+from keyvault.upsert import insert, insert_all
 from keyvault.verifiers import FORWARD_AUTH
 
 FOLD_BATCH = 20_000
@@ -55,6 +57,12 @@ class ReportInput:
     lines: Sequence[LineInput] = field(default_factory=tuple)
 
 
+@prepared
+def _numbered(key_id: uuid.UUID, numbers: Collection[int]) -> QuerySet[KeyVersion, Any]:
+    rows = KeyVersion.objects.filter(key_id=key_id, number__in=numbers)
+    return rows.order_by().values_list("number", "id")
+
+
 def accept_report(consumer: Consumer, key: Key, report: ReportInput, *, now: datetime) -> bool:
     """Store a usage report once. Returns False for one that is known already.
 
@@ -75,21 +83,23 @@ def accept_report(consumer: Consumer, key: Key, report: ReportInput, *, now: dat
         )
         if not insert(row, _REPORTED_ALREADY):
             return False
-        UsageLine.objects.bulk_create(
-            UsageLine(
-                report=row,
-                key=key,
-                version_id=versions[line.version],
-                consumer=consumer,
-                instance=report.instance,
-                received_at=now,
-                to_at=min(report.to_at, now),
-                credential=line.credential,
-                jobs_opened=line.jobs_opened,
-                jobs_closed=line.jobs_closed,
-                **{name: line.counts.get(name, 0) for name in OUTCOMES},
-            )
-            for line in report.lines
+        insert_all(
+            [
+                UsageLine(
+                    report=row,
+                    key=key,
+                    version_id=versions[line.version],
+                    consumer=consumer,
+                    instance=report.instance,
+                    received_at=now,
+                    to_at=min(report.to_at, now),
+                    credential=line.credential,
+                    jobs_opened=line.jobs_opened,
+                    jobs_closed=line.jobs_closed,
+                    **{name: line.counts.get(name, 0) for name in OUTCOMES},
+                )
+                for line in report.lines
+            ]
         )
         _note_use(consumer, report, versions, min(report.to_at, now))
         _count_jobs(consumer, report, versions, min(report.to_at, now))
@@ -130,8 +140,8 @@ def _count_jobs(
         place = {"version_id": version_id, "consumer": consumer, "instance": report.instance}
         if more:
             insert(OpenJobs(**place, open=more, last_to_at=to_at), _MORE_JOBS)
-        else:
-            # It says that its jobs, if it has any, still run.
+        elif jobs.have_run(version_id, consumer.id, report.instance, to_at):
+            # It says that its jobs still run.
             OpenJobs.objects.filter(**place, open__gt=0, last_to_at__lt=to_at).update(last_to_at=to_at)
 
 
@@ -147,7 +157,7 @@ def _check_times(report: ReportInput, now: datetime) -> None:
 def _delivered_versions(consumer: Consumer, key: Key, report: ReportInput) -> dict[int, uuid.UUID]:
     """The ids of the versions that a report names, by their numbers."""
     wanted = {line.version for line in report.lines}
-    versions = dict(key.versions.filter(number__in=wanted).order_by().values_list("number", "id"))
+    versions: dict[int, uuid.UUID] = dict(_numbered(key.id, wanted))
     seen = readers.versions_given(key.id, versions.values(), consumer.id, report.instance)
     for line in report.lines:
         if versions.get(line.version) not in seen:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Exists, Max, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
 from keyvault import audit
 from keyvault.actors import SYSTEM
 from keyvault.models import AuditEvent, Key, KeyVersion, Membership, User
+from keyvault.prepared import prepared
 from keyvault.services import keys as key_services
 from rotation.dates import due_of, told
 from rotation.models import Exposure, KeySchedule, Rotation
@@ -29,10 +30,20 @@ def look(now: datetime) -> int:
     return _read_chain(now) + _who_left(now)
 
 
+@prepared
+def _last_read() -> QuerySet[Exposure, int | None]:
+    read = Exposure.objects.filter(sequence__isnull=False).order_by("-sequence")
+    return read.values_list("sequence", flat=True)[:1]
+
+
+@prepared
+def _events_after(sequence: int) -> QuerySet[AuditEvent]:
+    events = AuditEvent.objects.filter(name__in=_CAUSES, sequence__gt=sequence)
+    return events.order_by("sequence")[:BATCH]
+
+
 def _read_chain(now: datetime) -> int:
-    last = Exposure.objects.aggregate(last=Max("sequence"))["last"] or 0
-    events = AuditEvent.objects.filter(name__in=_CAUSES, sequence__gt=last).order_by("sequence")[:BATCH]
-    return sum(_note_event(event, now) for event in events)
+    return sum(_note_event(event, now) for event in _events_after(_last_read.first() or 0))
 
 
 @transaction.atomic
@@ -55,7 +66,8 @@ def _note_event(event: AuditEvent, now: datetime) -> bool:
     return True
 
 
-def _who_left(now: datetime) -> int:
+@prepared
+def _gone() -> QuerySet[Exposure]:
     """Those who revealed a version that is current still, and are not active or not in its team any more."""
     user = User.objects.filter(username=OuterRef("who"), is_active=True)
     member = Membership.objects.filter(user__username=OuterRef("who"), team=OuterRef("key__service__team"))
@@ -66,7 +78,11 @@ def _who_left(now: datetime) -> int:
         .filter(~Exists(user) | (~Exists(member) & ~Exists(user.exclude(organisation_role=""))))
         .filter(~Exists(known))
     )
-    return sum(_note_leaver(exposure, now) for exposure in gone.order_by("at")[:BATCH])
+    return gone.order_by("at")[:BATCH]
+
+
+def _who_left(now: datetime) -> int:
+    return sum(_note_leaver(exposure, now) for exposure in _gone())
 
 
 @transaction.atomic

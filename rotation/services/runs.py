@@ -20,6 +20,7 @@ from django.db.models import Count, Q, QuerySet
 from keyvault import audit
 from keyvault.actors import SYSTEM, Actor, actor_for
 from keyvault.exceptions import KeyturnError, denied, not_found
+from keyvault.prepared import prepared
 from keyvault.services import consumers
 from rotation import engine
 from rotation.facts import Verb
@@ -309,9 +310,14 @@ def _wrong_state(run: EmergencyRun, message: str) -> KeyturnError:
 # Beats ---------------------------------------------------------------------------------------------
 
 
+@prepared
+def _running() -> QuerySet[EmergencyRun, uuid.UUID]:
+    return EmergencyRun.objects.filter(state=EmergencyRun.RUNNING).order_by().values_list("id", flat=True)[:1]
+
+
 def carry_on(now: datetime, *, ring: engine.Ring | None = None, most: int = AT_ONCE) -> int:
     """Start what the caps allow, most urgent first; close runs that are over. Returns how many started."""
-    if not EmergencyRun.objects.filter(state=EmergencyRun.RUNNING).exists():
+    if not _running():
         return 0
     started = looked_at = 0
     while looked_at < most:

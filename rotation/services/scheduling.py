@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from keyvault import audit
 from keyvault.actors import SYSTEM
 from keyvault.exceptions import KeyturnError
 from keyvault.models import Key
+from keyvault.prepared import prepared
 from keyvault.services import keys as key_services
 from rotation import engine
 from rotation.dates import rehearsal_missing
@@ -23,14 +24,20 @@ from rotation.services import starting
 log = structlog.get_logger("keyturn.rotation")
 
 # A due key that something stands in the way of is looked at again after this long, or when it says.
+MOST = 500  # in one beat
 LOOK_AGAIN = timedelta(hours=1)
 
 
-def start_due(now: datetime, *, ring: engine.Ring | None = None, limit: int = 500) -> list[uuid.UUID]:
-    """Start what is due. A key that cannot start keeps its date, with the reason; it is looked at again."""
+@prepared
+def _due(now: datetime) -> QuerySet[KeySchedule]:
     due = KeySchedule.objects.filter(Q(held_until__isnull=True) | Q(held_until__lte=now))
+    return due.filter(next_rotation_at__lte=now).order_by("next_rotation_at")[:MOST]
+
+
+def start_due(now: datetime, *, ring: engine.Ring | None = None) -> list[uuid.UUID]:
+    """Start what is due. A key that cannot start keeps its date, with the reason; it is looked at again."""
     started = []
-    for schedule in due.filter(next_rotation_at__lte=now).order_by("next_rotation_at")[:limit]:
+    for schedule in _due(now):
         rotation = start_one(schedule, now, ring=ring)
         if rotation is not None:
             started.append(rotation.id)

@@ -9,9 +9,10 @@ from functools import partial
 
 import structlog
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from keyvault.models import Heartbeat
+from keyvault.prepared import prepared
 from keyvault.services import quarantine
 from keyvault.upsert import insert
 from rotation import engine, operations
@@ -47,18 +48,39 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
             log.exception("a part of the beat failed", part=str(part))
     woken = operations.sweep(now)
     looked_at = _look_at_due(woken, now, ring)
-    pending = Operation.objects.filter(state=OperationState.PENDING, retry_at__lte=now)
-    for operation_id in pending.order_by("retry_at").values_list("id", flat=True)[:BATCH]:
+    for operation_id in _pending(now):
         ring(operation_id)
     return looked_at
 
 
+@prepared
+def _due(now: datetime) -> QuerySet[Rotation, uuid.UUID]:
+    due = Rotation.objects.filter(check_at__lte=now).order_by("check_at")
+    return due.values_list("id", flat=True)[:BATCH]
+
+
+@prepared
+def _due_or_woken(now: datetime, woken: Collection[uuid.UUID]) -> QuerySet[Rotation, uuid.UUID]:
+    due = Rotation.objects.filter(Q(check_at__lte=now) | Q(id__in=woken)).order_by("check_at")
+    return due.values_list("id", flat=True)[:BATCH]
+
+
+@prepared
+def _pending(now: datetime) -> QuerySet[Operation, uuid.UUID]:
+    pending = Operation.objects.filter(state=OperationState.PENDING, retry_at__lte=now)
+    return pending.order_by("retry_at").values_list("id", flat=True)[:BATCH]
+
+
+@prepared
+def _beat_after(moment: datetime) -> QuerySet[Heartbeat, datetime]:
+    return Heartbeat.objects.filter(name="beat", at__gt=moment).values_list("at", flat=True)[:1]
+
+
 def _look_at_due(woken: Collection[uuid.UUID], now: datetime, ring: engine.Ring) -> int:
     """Batch after batch, until nothing is due that was not looked at in this beat."""
-    due = Q(check_at__lte=now) | Q(id__in=woken)
     seen: set[uuid.UUID] = set()
     for _ in range(MOST_BATCHES):
-        first = Rotation.objects.filter(due).order_by("check_at").values_list("id", flat=True)[:BATCH]
+        first = _due_or_woken(now, woken) if woken else _due(now)
         ids = [rotation_id for rotation_id in first if rotation_id not in seen]
         if not ids:
             break
@@ -88,7 +110,7 @@ def _advance(rotation_id: uuid.UUID, now: datetime, ring: engine.Ring) -> None:
 
 def _catch_up(now: datetime) -> None:
     """After the database's clock went back everything would be due only when it has come there again."""
-    beat = Heartbeat.objects.filter(name="beat", at__gt=now + JUMP).values_list("at", flat=True).first()
+    beat = _beat_after.first(now + JUMP)
     if beat is None:
         return
     log.warning("the clock of the database went back", seconds=round((beat - now).total_seconds()))

@@ -100,6 +100,13 @@ class Truth:
             self._by_digest[_digest(text)] = key
             return key
 
+    def close(self) -> None:
+        """The account is closed and opened anew: no keys, no faults, nothing seen."""
+        with self.lock:
+            self.faults = Faults()
+            for kept in (self._keys, self._by_digest, self._strangers, self._error_debt):
+                kept.clear()
+
     def adopt(self, key_id: str, label: str, secret: Secret) -> None:
         """A key that the account has had for longer than this simulator runs."""
         with self.lock:

@@ -156,7 +156,7 @@ def test_a_management_credential_that_is_refused_is_a_persons_business(world: Bu
 
 def test_a_key_that_spreads_slowly_is_waited_for(timed: World) -> None:
     w = timed
-    w.control.set_fault(issue_delay=120)
+    w.control.set_fault(issue_delay=240)
     w.start()
     w.run(lambda: of(w, Kind.ISSUE).state == "done", most=3)
     w.run(lambda: of(w, Kind.VERIFY).outcome == "rejected", most=3)
@@ -170,7 +170,7 @@ def test_a_key_that_is_never_accepted_is_rolled_back_and_ends_revoked(timed: Wor
     w.control.set_fault(issue_delay=10**9)
     w.start()
     w.run_to("rolled_back", step=20)
-    assert w.now - of(w, Kind.VERIFY).created_at >= VERIFY_BUDGET or of(w, Kind.VERIFY).tries == 8
+    assert w.now - of(w, Kind.VERIFY).created_at >= VERIFY_BUDGET
     assert w.key.current is not None
     assert w.key.current.number == 1
     assert w.failures == {}

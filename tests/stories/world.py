@@ -15,11 +15,14 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+from django.db.models import QuerySet
+
 from keyvault.actors import SYSTEM
 from keyvault.crypto.secret import Secret
 from keyvault.delivery.records import as_uuid
 from keyvault.keystore import open_version, seal_admin_secret
 from keyvault.models import Consumer, ConsumerToken, Environment, Key, KeyVersion, Provider
+from keyvault.prepared import prepared
 from keyvault.services import catalogue, consumers, keys, people, usage
 from rotation import operations
 from rotation.models import Rotation, RotationPolicy
@@ -30,6 +33,21 @@ from tests.delivering import Desk
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 _names = itertools.count(1)
+
+
+@prepared
+def key_rows(key_id: uuid.UUID) -> QuerySet[Key]:
+    rows = Key.objects.select_related(
+        "service__provider", "service__team", "environment", "current", "pending", "previous"
+    )
+    return rows.filter(pk=key_id)
+
+
+@prepared
+def rotation_rows(key_id: uuid.UUID) -> QuerySet[Rotation]:
+    """The newest first."""
+    rows = Rotation.objects.filter(key_id=key_id).select_related("outgoing", "incoming")
+    return rows.order_by("-created_at")
 
 
 @dataclass
@@ -57,7 +75,7 @@ class World:
         now: datetime = START,
     ) -> None:
         n = next(_names)
-        self.now = now
+        self.now = self.built_at = now
         self.simulator = simulator
         self.control = simulator.control
         settings.KEYTURN_EGRESS_ALLOW = frozenset({simulator.host_port})
@@ -111,16 +129,26 @@ class World:
         return consumer, token
 
     def _import_first(self) -> None:
-        made = self.control.create_key("first")
-        keys.import_first(SYSTEM, self.key, made.value, provider_key_id=made.id, now=self.now)
+        self.first = self.control.create_key("first")
+        keys.import_first(SYSTEM, self.key, self.first.value, provider_key_id=self.first.id, now=self.now)
+
+    def begin_again(self) -> None:
+        """As when it was built, at the provider and in memory; the caller has put the rows back."""
+        self.control.truth.close()
+        self.control.adopt_key(self.first.id, self.first.value)
+        self.now = self.built_at
+        self.instances = [Instance(instance.name) for instance in self.instances]
+        self.failures, self.requests = Counter(), 0
+        self.rung.clear()
+        for cached in ("desk", "_given"):
+            self.__dict__.pop(cached, None)
 
     # Looking ----------------------------------------------------------------------------------------
 
     @property
     def key(self) -> Key:
-        return Key.objects.select_related(
-            "service__provider", "service__team", "environment", "current", "pending", "previous"
-        ).get(pk=self.key_id)
+        (key,) = key_rows(self.key_id)
+        return key
 
     @property
     def rotation(self) -> Rotation:
