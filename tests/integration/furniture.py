@@ -9,7 +9,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -195,6 +195,33 @@ def ask(
 
     The application runs on until ``until`` is true.
     """
+
+    async def story() -> Delivered:
+        answer = await answered(token, service, environment, query)
+        deadline = time.monotonic() + PATIENCE
+        while until is not None and not await workers.run(until):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        return answer
+
+    return serving(story)
+
+
+def serving(story: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Run a story in one process of delivery, from an empty memory to its end."""
+
+    async def told() -> _Result:
+        try:
+            return await story()
+        finally:
+            await asgi.shut_down()
+
+    with _connections_let_go():
+        return asyncio.run(told())
+
+
+async def answered(token: Secret, service: str, environment: str = "prod", query: str = "") -> Delivered:
+    """What this process of delivery answers, within ``serving``."""
     path = f"/v1/keys/{service}/{environment}/"
     scope: dict[str, Any] = {
         "type": "http",
@@ -218,18 +245,7 @@ def ask(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    async def answer() -> None:
-        try:
-            await asgi.application(scope, receive, send)
-            deadline = time.monotonic() + PATIENCE
-            while until is not None and not await workers.run(until):
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.02)
-        finally:
-            await asgi.shut_down()
-
-    with _connections_let_go():
-        asyncio.run(answer())
+    await asgi.application(scope, receive, send)
     body = b"".join(message.get("body", b"") for message in sent)
     return Delivered(sent[0]["status"], body.decode())
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from io import StringIO
@@ -12,7 +13,7 @@ import pytest
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import CommandError
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import Client
 
 from keyvault import clock
@@ -35,7 +36,16 @@ from keyvault.services import checkpoints, consumers, keys, people, quarantine, 
 from rotation.services import journal, reconciling, restoring, ticking
 from tests.conftest import Tell
 from tests.installations import Installation
-from tests.integration.furniture import Furniture, ask, far_away, fresh_secret, furnish, reread
+from tests.integration.furniture import (
+    Furniture,
+    answered,
+    ask,
+    far_away,
+    fresh_secret,
+    furnish,
+    reread,
+    serving,
+)
 from tests.recovery.putting_back import Safe, back_up, command, new_host, restore
 
 pytestmark = pytest.mark.xdist_group("recovery")
@@ -186,6 +196,38 @@ def open_current(key: Key) -> str:
     current = reread(key).current
     assert current is not None
     return open_version(current).expose()
+
+
+def test_a_process_that_serves_hears_of_it_with_its_next_answer(installation: Installation) -> None:
+    """Also where the answer stands in its memory; and of the end of it."""
+    one, other = consumer(), consumer()
+
+    def change(what: Callable[[], None]) -> None:
+        try:
+            what()
+        finally:
+            connection.close()
+
+    def hold_all() -> None:
+        quarantine.hold_everything("restored", sequence=3, now=clock.now())
+
+    def hold_one() -> None:
+        quarantine.hold(one.key, "restored", sequence=3, now=clock.now())
+
+    def release_one() -> None:
+        quarantine.release(one.key)
+
+    async def story() -> list[tuple[int, int]]:
+        seen = []
+        for what in (None, None, hold_all, quarantine.release_everything, hold_one, None, release_one):
+            if what is not None:
+                await asyncio.to_thread(change, what)
+            first, second = [await answered(each.secret, each.service) for each in (one, other)]
+            seen.append((first.status, second.status))
+        return seen
+
+    held_all, held_one, free = (503, 503), (503, 200), (200, 200)
+    assert serving(story) == [free, free, held_all, free, held_one, held_one, free]
 
 
 def test_everything_says_so(installation: Installation, client: Client) -> None:
