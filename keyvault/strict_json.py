@@ -19,9 +19,17 @@ _MAX_DIGITS = 19
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(r"[\[\]{}]")
+_TYPE = re.compile(
+    r"application/json(?:\s*;\s*charset\s*=\s*(?:utf-?8|\"utf-?8\"))?\s*;?", re.IGNORECASE | re.ASCII
+)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 # A name is told back only where it cannot be a secret that somebody pasted into the wrong place.
 _HARMLESS_NAME = re.compile(r"[a-z]+(?:_[a-z]+){0,3}")
+
+
+def is_json_type(content_type: str) -> bool:
+    """Whether a ``Content-Type`` says ``application/json`` in UTF-8, and nothing else."""
+    return _TYPE.fullmatch(content_type.strip()) is not None
 
 
 def _malformed(message: str | None = None) -> KeyturnError:

@@ -14,7 +14,6 @@ from keyvault import strict_json
 from keyvault.errors import MAX_BODY_BYTES
 from keyvault.exceptions import KeyturnError
 
-_CHARSET: Final = re.compile(r";\s*charset\s*=\s*\"?([^\";\s]*)\"?", re.IGNORECASE)
 _NOT_STORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -29,8 +28,7 @@ class StrictJSONParser(BaseParser):
         media_type: str | None = None,
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
-        charset = _CHARSET.search(media_type or "")
-        if charset is not None and charset[1].lower() not in ("utf-8", "utf8"):
+        if not strict_json.is_json_type(media_type or ""):
             raise UnsupportedMediaType(media_type or "")
         meta = getattr((parser_context or {}).get("request"), "META", {})
         if meta.get("HTTP_CONTENT_ENCODING", "identity") not in ("", "identity"):

@@ -20,7 +20,7 @@ from keyvault.delivery.limit import Tally
 from keyvault.delivery.routes import Endpoint, Route
 from keyvault.errors import MAX_BODY_BYTES
 from keyvault.exceptions import KeyturnError, invalid
-from keyvault.strict_json import refuse_unknown
+from keyvault.strict_json import is_json_type, refuse_unknown
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -200,13 +200,8 @@ def _instance(headers: Sequence[bytes] | None, in_query: str | None) -> str:
 
 
 def _check_content_type(scope: Scope) -> None:
-    kind, _, parameters = (header(scope, b"content-type") or "").partition(";")
-    name, _, charset = parameters.strip().partition("=")
-    plain = not parameters.strip() or (
-        name.strip().lower() == "charset" and charset.strip().strip('"').lower() in ("utf-8", "utf8")
-    )
     packed = (header(scope, b"content-encoding") or "identity").strip().lower() != "identity"
-    if kind.strip().lower() != "application/json" or not plain or packed:
+    if packed or not is_json_type(header(scope, b"content-type") or ""):
         raise KeyturnError("unsupported_media_type", "Send application/json in UTF-8, not compressed.")
 
 

@@ -43,14 +43,14 @@ class Presented(NamedTuple):
 
 async def verify(plane: Plane, request: Request) -> Answer:
     """``POST /v1/verify/``: 200 for a good key and for a bad one; the body says which."""
-    text = _text(request.body)
-    return await plane.settle(request, lambda view: _decide(view, plane, request, text))
+    return await plane.settle(request, lambda view: _decide(view, plane, request))
 
 
-def _decide(view: View, plane: Plane, request: Request, text: str) -> Decided:
+def _decide(view: View, plane: Plane, request: Request) -> Decided:
     caller = authenticate(view, request, plane.claims)
     token = caller.token
     request.tally.count(token, view.now)
+    text = _text(request.body)
     presented = _find(view, text)
     # Also for a key that is none of ours: who may verify nothing must not learn that.
     allowed = _may_verify(view, caller, presented.key if presented else None)

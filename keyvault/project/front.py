@@ -64,7 +64,7 @@ class _Refused(Exception):
 
 
 class _CallerGone(Exception):
-    """The connection ended before the request did: there is nobody to answer and nothing to do."""
+    """The connection, or what could be read of it, ended before the request did: there is nothing to do."""
 
 
 class Front:
@@ -140,6 +140,8 @@ class Front:
             await _answer(send, refusal, request_id)
         except _CallerGone:
             log.info("caller gone", request_id=request_id, method=scope["method"])
+            # A body whose framing broke looks the same to us, and whoever sent it is still there.
+            await _answer(send, _Refused("validation_error", "The body broke off.", unread=True), request_id)
         except Exception:
             log.exception("unhandled", request_id=request_id, method=scope["method"], path=scope["path"])
             # Refused by the server where an answer had begun; it then cuts the connection off.
@@ -159,7 +161,7 @@ class Front:
             return False
         if not is_canonical_path(raw or path):
             raise _Refused("malformed_path")
-        self._check_host(host)
+        self._check_host(host, named=scope.get("http_version") != "1.1")
         ours = self._delivery.handles(path)
         if ours and raw is not None and len(raw) <= _LONGEST_KNOWN_PATH:
             if len(self._known_paths) >= _KNOWN_PATHS_KEPT:
@@ -167,10 +169,11 @@ class Front:
             self._known_paths.add(raw)
         return ours
 
-    def _check_host(self, host: bytes) -> None:
-        if not host or host in self._known_hosts:
+    def _check_host(self, host: bytes, *, named: bool) -> None:
+        """``named``: the protocol has another place for the name, or none. HTTP/1.1 asks for the header."""
+        if host in self._known_hosts or (named and not host):
             return
-        if not self._host_is_allowed(host.decode("latin-1")):
+        if not host or not self._host_is_allowed(host.decode("latin-1")):
             raise _Refused("bad_host")
         if len(self._known_hosts) < _KNOWN_HOSTS_KEPT:
             self._known_hosts.add(host)

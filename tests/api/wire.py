@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
 
@@ -57,3 +58,13 @@ def exchange(
         return Reply(response.status, found, response.read())
     finally:
         connection.close()
+
+
+def raw(port: int, data: bytes, *, method: str = "GET") -> Reply:
+    """Send these bytes to 127.0.0.1, as they are, and read one answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(data)
+        response = HTTPResponse(connection, method=method)
+        response.begin()
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, found, response.read())

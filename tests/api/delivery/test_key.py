@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
 
 from keyvault import clock
 from keyvault.actors import SYSTEM
@@ -16,6 +15,7 @@ from keyvault.crypto.secret import Secret
 from keyvault.integrity import sign
 from keyvault.models import ConsumerToken, Grant, Key
 from keyvault.services import consumers, keys, people, usage
+from tests.api.delivery.outage import allow_deliveries, forbid_deliveries
 from tests.api.delivery.world import World
 
 Make = Callable[..., World]
@@ -352,39 +352,12 @@ class Test503:
         assert world.get().status == 200
 
     def test_nothing_leaves_that_cannot_be_recorded(self, world: World) -> None:
-        _forbid_deliveries()
+        forbid_deliveries()
         try:
             reply, not_modified = world.get(), world.get("", ("If-None-Match", "*"))
         finally:
-            _allow_deliveries()
+            allow_deliveries()
         for refused in (reply, not_modified):
             assert (refused.status, refused.code) == (503, "audit_unavailable")
         assert world.secret.encode() not in reply.body
         assert world.get().status == 200
-
-
-def _forbid_deliveries() -> None:
-    """The table takes no more rows, as with a full disk or a lost partition."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        if connection.vendor == "sqlite":
-            cursor.execute(
-                "CREATE TRIGGER no_delivery BEFORE INSERT ON keyvault_delivery "
-                "BEGIN SELECT RAISE(ABORT, 'full'); END"
-            )
-            return
-        cursor.execute(
-            "CREATE FUNCTION no_delivery() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN RAISE EXCEPTION 'full'; END $$"
-        )
-        cursor.execute(
-            "CREATE TRIGGER no_delivery BEFORE INSERT ON keyvault_delivery EXECUTE FUNCTION no_delivery()"
-        )
-
-
-def _allow_deliveries() -> None:
-    with transaction.atomic(), connection.cursor() as cursor:
-        if connection.vendor == "sqlite":
-            cursor.execute("DROP TRIGGER no_delivery")
-            return
-        cursor.execute("DROP TRIGGER no_delivery ON keyvault_delivery")
-        cursor.execute("DROP FUNCTION no_delivery()")
