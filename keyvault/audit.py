@@ -134,8 +134,10 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "deliveries:sealed": frozenset({"first", "last", "count", "sha256"}),
     "deliveries:forgotten": frozenset({"last"}),
     "audit:exported": frozenset({"form", "filters"}),
+    "kek:added": frozenset({"environment", "kid", "provider"}),
     "kek:promoted": frozenset({"environment", "kid", "was"}),
     "kek:rewrapped": frozenset({"environment", "kid", "rows"}),
+    "kek:retired": frozenset({"environment", "kid"}),
 }
 
 

@@ -14,5 +14,5 @@ class RotationConfig(AppConfig):
         checks.install()
         engine.hang_bell(tasks.ring)
         writing.hang_bell(tasks.ring_channel)
-        channels.join_rewrap()
+        channels.join_sealed_rows()
         telling.join_replays()

@@ -117,8 +117,10 @@ _SENTENCES: Mapping[str, str] = {
     "deliveries:sealed": "sealed {count} deliveries, {first} to {last}, into the audit chain",
     "deliveries:forgotten": "forgot the deliveries up to {last}, which are older than is kept",
     "audit:exported": "exported audit events as {form}",
+    "kek:added": "added the KEK {kid} to {environment} ({provider})",
     "kek:promoted": "made {kid} the primary KEK of {environment}",
-    "kek:rewrapped": "rewrapped {rows} versions in {environment}",
+    "kek:rewrapped": "rewrapped {rows} rows of {environment} under {kid}",
+    "kek:retired": "retired the KEK {kid} of {environment}",
 }
 
 

@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import Exists
 
 from keyvault.crypto.errors import KeyringError, KeyServiceUnavailable
-from keyvault.keystore import keys
+from keyvault.keystore import environment_keys, keys
 from keyvault.models import Heartbeat, Quarantine
 
 
@@ -76,4 +76,6 @@ def _key_service() -> HealthLine:
         keys().keks.health()
     except (KeyServiceUnavailable, KeyringError):
         return HealthLine("Key service", "bad", "unavailable")
+    if any(one.stale for one in environment_keys().states()):
+        return HealthLine("Key service", "warn", "provider down, reading only")
     return HealthLine("Key service", "good", "ready")

@@ -197,8 +197,7 @@ class Keyring:
 
         Every process must have read the changed file before the kid is promoted. Raises what ``make`` raises.
         """
-        if self._path is None:
-            self._refuse_change()
+        self.demand_changeable()
         kid = kid or new_kid(environment)
         # Before the folder is locked: a provider may take its time.
         kek = make(environment, kid)
@@ -235,21 +234,23 @@ class Keyring:
         self._rewrite(change)
 
     def _rewrite(self, change: Callable[[KeyringDocument], KeyringDocument]) -> None:
-        if self._path is None:
-            self._refuse_change()
-        with locked_folder(self._path):
+        path = self.demand_changeable()
+        with locked_folder(path):
             # Read again under the lock, or a change by another process would be undone.
-            document = change(parse_document(read_private(self._path)))
+            document = change(parse_document(read_private(path)))
             text = document.to_json()
             # What cannot be read back is never written.
             checked = parse_document(text)
-            replace_private(self._path, text)
+            replace_private(path, text)
         self._document = checked
         self._ciphers = {}
         self._hold()
 
-    def _refuse_change(self) -> Never:
-        raise KeyringError("This keyring came from the environment; change it where it is set.")
+    def demand_changeable(self) -> Path:
+        """The file that is changed. Raises ``KeyringError`` for a keyring that came as text."""
+        if self._path is None:
+            raise KeyringError("This keyring came from the environment; change it where it is set.")
+        return self._path
 
     def _hold(self) -> None:
         """Have the environment keys ready that the document names."""

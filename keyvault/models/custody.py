@@ -30,6 +30,16 @@ class KekCanary(UUIDModel):
     ciphertext = models.BinaryField()
     wrapped_dek = models.BinaryField()
     created_at = models.DateTimeField()
+    promoted_at = models.DateTimeField(null=True)
+    retired_at = models.DateTimeField(null=True)
+
+
+class KekHolder(UUIDModel):
+    """A process that is alive, and the KEKs that it knows: {environment: {"primary": kid, "kids": [...]}}."""
+
+    title = models.CharField(max_length=255)
+    held = models.JSONField()
+    at = models.DateTimeField(db_index=True)
 
 
 class Environment(UUIDModel):

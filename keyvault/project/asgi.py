@@ -21,6 +21,7 @@ _wsgi = get_wsgi_application()
 # Models are importable only after Django is set up.
 from keyvault.delivery import asgi as delivery  # noqa: E402
 from keyvault.project.front import Application, Front  # noqa: E402
+from keyvault.project.holding import Reporter  # noqa: E402
 from keyvault.project.proxies import Proxies  # noqa: E402
 
 _bridge = WSGIMiddleware(
@@ -29,6 +30,20 @@ _bridge = WSGIMiddleware(
     # No bound: a caller that reads slowly waits on the event loop, and its thread is free again.
     send_queue_size=0,
 )
+
+
+_reporters: list[Reporter] = []
+
+
+def _begin_to_report() -> None:
+    # Here and not above: a worker process is forked after this module was imported.
+    _reporters.append(Reporter("web"))
+    _reporters[-1].start()
+
+
+def _end_reports() -> None:
+    while _reporters:
+        _reporters.pop().stop()
 
 
 def _host_is_allowed(host: str) -> bool:
@@ -42,7 +57,7 @@ application = Front(
     _host_is_allowed,
     proxies=Proxies(settings.KEYTURN_TRUSTED_PROXIES) if settings.KEYTURN_TRUSTED_PROXIES else None,
     body_seconds=settings.KEYTURN_BODY_TIMEOUT,
-    on_startup=[delivery.start],
+    on_startup=[delivery.start, _begin_to_report],
     on_stop=[delivery.stop],
-    on_shutdown=[lambda: _bridge.executor.shutdown(wait=True), delivery.shut_down],
+    on_shutdown=[_end_reports, lambda: _bridge.executor.shutdown(wait=True), delivery.shut_down],
 )

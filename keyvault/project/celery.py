@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from celery import Celery
 from celery.schedules import crontab
-from celery.signals import setup_logging, worker_init
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown
 from django.conf import settings
 
 from keyvault.project.broker import broker_settings
 from keyvault.project.files import ensure_private_dir
 from keyvault.project.guard import leave_no_core
+
+if TYPE_CHECKING:
+    from keyvault.project.holding import Reporter
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "keyvault.project.settings")
 
@@ -54,3 +58,21 @@ def _leave_no_core(**_: object) -> None:
 @setup_logging.connect
 def _keep_our_logging(**_: object) -> None:
     """Celery configures logging only if nobody answers this signal; Django has done it already."""
+
+
+_reporters: list[Reporter] = []
+
+
+@worker_ready.connect
+def _begin_to_report(**_: object) -> None:
+    # Models are importable only after Django is set up.
+    from keyvault.project.holding import Reporter
+
+    _reporters.append(Reporter("worker"))
+    _reporters[-1].start()
+
+
+@worker_shutdown.connect
+def _end_reports(**_: object) -> None:
+    while _reporters:
+        _reporters.pop().stop()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from keyvault.project.kek_cli import kek
+
 if TYPE_CHECKING:
     from keyvault.client import Client
 
@@ -50,6 +52,9 @@ def main() -> None:
 
     Every command of manage.py works here too: keyturn migrate, keyturn tick, keyturn help.
     """
+
+
+main.add_command(kek)
 
 
 @main.command()

@@ -19,7 +19,8 @@ from keyvault import clock
 from keyvault.crypto.canary import check_canary
 from keyvault.crypto.envelope import Sealed
 from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
-from keyvault.keystore import installation_id, keys
+from keyvault.crypto.keyring import KekProvider
+from keyvault.keystore import environment_keys, installation_id, keys
 from keyvault.models import Heartbeat, KekCanary, Key
 from keyvault.services import quarantine
 from rotation.facts import OperationState, Stage
@@ -66,22 +67,33 @@ def _database() -> dict[str, object]:
 
 
 def key_service() -> dict[str, object]:
-    """Every KEK of this process opens the known text that was sealed under it."""
+    """Every KEK of this process opens the known text that was sealed under it.
+
+    ``stale``: the kids that are only read with any more because their provider is down, and for how long.
+    """
     try:
         keks = keys().keks
         keks.health()
         held = {kid: env for env, found in keks.describe().items() for kid in found.kids}
         rows = list(KekCanary.objects.filter(kid__in=held))
         for row in rows:
-            sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kid)
-            check_canary(keks, held[row.kid], row.kid, installation_id(), sealed)
+            _check(keks, held[row.kid], row)
+    except KeyServiceUnavailable as error:
+        raise CheckFailed("A KEK cannot be had from its provider.") from error
+    except KeyringError as error:
+        raise CheckFailed("The keyring cannot be used.") from error
+    stale = {one.kid: round(one.age or 0) for one in environment_keys().states() if one.stale}
+    return {"keks": len(held), "canaries": len(rows), **({"stale": stale} if stale else {})}
+
+
+def _check(keks: KekProvider, environment: str, row: KekCanary) -> None:
+    sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kid)
+    try:
+        check_canary(keks, environment, row.kid, installation_id(), sealed)
     except IntegrityError as error:
         raise CheckFailed(
-            "A KEK does not open its canary: the keyring is not this installation's."
+            f"The KEK {row.kid} does not open its canary: the keyring is not this installation's."
         ) from error
-    except (KeyServiceUnavailable, KeyringError) as error:
-        raise CheckFailed("The keyring cannot be used.") from error
-    return {"keks": len(held), "canaries": len(rows)}
 
 
 def _beat() -> dict[str, object]:
@@ -155,6 +167,27 @@ class StateCollector:
         )
 
 
+class KekCollector:
+    """What this process has of its KEKs at remote providers; the others tell for themselves."""
+
+    def collect(self) -> Iterator[Metric]:
+        age = GaugeMetricFamily(
+            "keyturn_kek_age_seconds",
+            "Seconds since the provider of a KEK opened its environment key; -1 while it is not open.",
+            labels=["environment", "kid"],
+        )
+        stale = GaugeMetricFamily(
+            "keyturn_kek_stale",
+            "1 while the provider of a KEK is down: what is sealed is read, and nothing new is sealed.",
+            labels=["environment", "kid"],
+        )
+        for one in environment_keys().states():
+            labels = [one.environment, one.kid]
+            age.add_metric(labels, -1.0 if one.age is None else one.age)
+            stale.add_metric(labels, float(one.stale or one.age is None))
+        yield from (age, stale)
+
+
 def _gauge(
     name: str, text: str, label: str, rows: Iterable[tuple[str, int]], zeros: Iterable[str] = ()
 ) -> GaugeMetricFamily:
@@ -166,6 +199,7 @@ def _gauge(
 
 _registry = CollectorRegistry(auto_describe=False)
 _registry.register(StateCollector())
+_registry.register(KekCollector())
 
 
 @require_safe

@@ -20,7 +20,7 @@ from keyvault.crypto.secret import Secret
 from keyvault.keystore import SYSTEM_ENVIRONMENT, keys, new_kek
 from keyvault.models import KekCanary, User
 from keyvault.project.files import ensure_private_dir
-from keyvault.services import backups, catalogue, rewrap
+from keyvault.services import backups, catalogue, keks
 from keyvault.setup import create_setup_token
 from rotation.services.policies import install_all
 
@@ -40,7 +40,7 @@ def prepare() -> None:
     _refuse_stranger()
     now = clock.now()
     install_all(now=now)
-    rewrap.check_canaries(now=now)
+    keks.check_canaries(now=now)
 
 
 _RECOVER = "Recover the keyring from escrow (keyturn keyring recover FILE --identity FILE): docs/recovery.md."

@@ -19,7 +19,7 @@ from keyvault.actors import Actor
 from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError, invalid
 from keyvault.models import Team
-from keyvault.services import rewrap
+from keyvault.services import sealed_rows
 from rotation.notice_rows import CHANNEL_KINDS, LEVELS, Channel, Incident, Notice
 from rotation.notices.delivering import drop_pending
 from rotation.notices.kinds import Facts, NoticeKind
@@ -169,10 +169,10 @@ def after_of(channel: Channel) -> timedelta:
     return timedelta(seconds=channel.after_seconds)
 
 
-def join_rewrap() -> None:
+def join_sealed_rows() -> None:
     """The sealed addresses move with everything else when the system KEK is replaced."""
     sealed = Channel.objects.filter(ciphertext__isnull=False)
-    rewrap.join(rewrap.SystemRows("channel", PURPOSE, sealed))
+    sealed_rows.join(sealed_rows.SystemRows("channel", PURPOSE, sealed))
 
 
 # Checking ------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from keyvault.models import (
     Service,
     Team,
 )
-from keyvault.services import catalogue, consumers, keys, people
+from keyvault.services import catalogue, consumers, keks, keys, people
 from rotation.services import policies
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -161,6 +161,13 @@ def broken_at() -> int | None:
     head = AuditHead.objects.get()
     whole = head.sequence == expected and bytes(head.mac) == previous
     return None if whole else expected + 1
+
+
+def fresh_kek(environment: str = "prod", *, now: datetime = NOW) -> str:
+    """Add a KEK and make it the primary; returns its kid. No server may be under way."""
+    kid = keks.add(SYSTEM, environment, now=now)
+    keks.promote(SYSTEM, environment, kid, now=now)
+    return kid
 
 
 # Delivery ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""Run as a program: a process that forks one that rewraps for each line of arguments it reads.
+"""Run as a program: a process that forks one that rewraps for each line that it reads.
 
-A start costs milliseconds instead of seconds. It prints the child's pid, and how it ended (minus the signal).
+``rewrap`` moves the rows of prod, ``replace`` adds a KEK and makes it the primary before. A start costs
+milliseconds instead of seconds. It prints the child's pid, and how it ended (minus the signal).
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import os
 import sys
 
 import django
-from django.core.management import call_command
 
 
 def tell(what: object) -> None:
@@ -17,13 +17,27 @@ def tell(what: object) -> None:
     sys.stdout.flush()
 
 
+def work(what: str) -> None:
+    # Models are importable only after Django is set up.
+    from keyvault import clock
+    from keyvault.actors import SYSTEM
+    from keyvault.services import keks
+    from keyvault.services.rewrap import rewrap_environment
+
+    if what == "replace":
+        keks.promote(SYSTEM, "prod", keks.add(SYSTEM, "prod", now=clock.now()), now=clock.now())
+    rewrap_environment(SYSTEM, "prod", now=clock.now())
+
+
 def main() -> None:
     django.setup()
+    import keyvault.services.rewrap  # noqa: F401  (what every fork needs)
+
     tell("ready")
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            call_command("rewrap", "--environment", "prod", *line.split(), stdout=sys.stderr)
+            work(line.strip())
             os._exit(0)
         tell(child)
         tell(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

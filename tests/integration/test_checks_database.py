@@ -12,7 +12,7 @@ from django.db import connection
 from keyvault import clock
 from keyvault.models import AuditEvent, KekCanary
 from keyvault.project.checks import IN_DATABASE
-from keyvault.services import rewrap
+from keyvault.services import keks
 
 pytestmark = pytest.mark.django_db
 TABLE = AuditEvent._meta.db_table
@@ -21,7 +21,7 @@ TABLE = AuditEvent._meta.db_table
 @pytest.fixture
 def sound(data_dir: object) -> None:
     """As a migration and a first start leave it, and durable: the servers of tests are not."""
-    rewrap.check_canaries(now=clock.now())
+    keks.check_canaries(now=clock.now())
     if connection.vendor == "postgresql":
         run("SET LOCAL synchronous_commit = on")
 

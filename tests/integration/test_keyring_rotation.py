@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-from django.core.management import CommandError, call_command
-from django.db import connection, transaction
+from click.testing import CliRunner, Result
+from django.db import transaction
 
 from keyvault.actors import SYSTEM
 from keyvault.crypto.keyring import Keyring
@@ -26,16 +18,17 @@ from keyvault.crypto.secret import Secret
 from keyvault.integrity import verify
 from keyvault.keystore import keys as present_keys
 from keyvault.keystore import open_admin_secret, open_version, seal_admin_secret
-from keyvault.models import AuditEvent, IdempotentReply, KekCanary, KeyVersion, Provider
+from keyvault.models import AuditEvent, IdempotentReply, KeyVersion, Provider
+from keyvault.project.cli import main
 from keyvault.services import keys, replies
-from keyvault.services.rewrap import add_kek, check_canaries, rewrap_environment
+from keyvault.services.rewrap import rewrap_environment
 from tests.integration.furniture import (
     NOW,
-    PATIENCE,
     Furniture,
     ask,
     at_once,
     broken_at,
+    fresh_kek,
     fresh_secret,
     furnish,
     raised,
@@ -53,9 +46,14 @@ def furniture(data_dir: Path, db: None) -> Furniture:
 
 
 def run(*arguments: str) -> str:
-    out = io.StringIO()
-    call_command("rewrap", *arguments, stdout=out, stderr=out)
-    return out.getvalue()
+    done = kek(*arguments)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def kek(*arguments: str) -> Result:
+    """``keyturn kek``, in this process."""
+    return CliRunner().invoke(main, ["kek", *arguments], catch_exceptions=False)
 
 
 def fill(furniture: Furniture, environment: str, n: int) -> dict[Any, Secret]:
@@ -122,7 +120,7 @@ def test_keys_are_delivered_after_every_step(data_dir: Path, transactional_db: N
 
 
 def test_new_versions_are_sealed_under_the_promoted_kek(furniture: Furniture) -> None:
-    kid = add_kek(SYSTEM, "prod", now=NOW)
+    kid = fresh_kek("prod")
     version = furniture.key().current
     assert version is not None
     assert version.kek_kid == kid == primary("prod")
@@ -134,8 +132,8 @@ def test_new_versions_are_sealed_under_the_promoted_kek(furniture: Furniture) ->
 def test_one_environment_is_moved_and_the_others_stay(furniture: Furniture) -> None:
     prod, dev = fill(furniture, "prod", 3), fill(furniture, "dev", 2)
     dev_kid = primary("dev")
-    said = run("--environment", "prod", "--add")
-    assert f"prod: added {primary('prod')} and made it the primary" in said
+    fresh_kek("prod")
+    said = run("rewrap", "prod")
     assert f"prod: 3 row(s) moved to {primary('prod')}" in said
     assert kids("prod") == {primary("prod")}
     assert kids("dev") == {dev_kid} == {primary("dev")}
@@ -151,7 +149,8 @@ def test_whatever_holds_a_secret_is_moved_and_what_holds_none_is_not(furniture: 
         keys.mark_revoked(SYSTEM, key, revoked, now=NOW)
         gone = keys.request_version(SYSTEM, key, now=NOW)
         keys.mark_destroyed(SYSTEM, key, gone, now=NOW)
-    assert json.loads(run("--environment=prod", "--add", "--json"))[0]["rows"] == 3
+    fresh_kek("prod")
+    assert json.loads(run("rewrap", "prod", "--json"))[0]["rows"] == 3
     all_open(secrets)
     assert KeyVersion.objects.get(pk=gone.pk).kek_kid == ""
     verify(KeyVersion.objects.get(pk=gone.pk))
@@ -168,7 +167,8 @@ def test_system_rows_are_moved_too(furniture: Furniture) -> None:
     replies.claim("someone", "key-2", "digest", now=NOW)  # still at work: nothing to move
     old = primary("system")
 
-    result = json.loads(run("--environment=system", "--add", "--json"))
+    fresh_kek("system")
+    result = json.loads(run("rewrap", "system", "--json"))
     assert result == [{"environment": "system", "kid": primary("system"), "rows": 2, "broken": []}]
     present_keys().keks.retire("system", old)
     assert open_admin_secret(Provider.objects.get(slug="removit")) == admin
@@ -181,9 +181,11 @@ def test_system_rows_are_moved_too(furniture: Furniture) -> None:
 def test_it_can_be_run_again_and_then_has_nothing_to_do(furniture: Furniture) -> None:
     fill(furniture, "prod", 4)
     fill(furniture, "dev", 1)
-    run("--add")
+    for environment in ("prod", "dev"):
+        fresh_kek(environment)
+    run("rewrap")
     before = AuditEvent.objects.count()
-    said = run()
+    said = run("rewrap")
     assert said.count(" 0 row(s) moved") == 4  # dev, staging, prod, system
     assert AuditEvent.objects.count() == before
     rows = [event.details["rows"] for event in AuditEvent.objects.filter(name="kek:rewrapped")]
@@ -192,7 +194,7 @@ def test_it_can_be_run_again_and_then_has_nothing_to_do(furniture: Furniture) ->
 
 def test_long_work_is_recorded_in_between(furniture: Furniture) -> None:
     fill(furniture, "prod", 7)
-    add_kek(SYSTEM, "prod", now=NOW)
+    fresh_kek("prod")
     assert rewrap_environment(SYSTEM, "prod", now=NOW, batch=3).rows == 7
     events = AuditEvent.objects.filter(name="kek:rewrapped").order_by("sequence")
     assert [event.details["rows"] for event in events] == [3, 3, 1]
@@ -206,11 +208,13 @@ def test_a_row_that_was_changed_is_reported_and_does_not_stop_the_others(furnitu
     bad = list(secrets)[2]
     KeyVersion.objects.filter(pk=bad).update(wrapped_dek=b"another")
     secrets.pop(bad)
-    out = io.StringIO()
-    with pytest.raises(CommandError, match="1 row"):
-        call_command("rewrap", "--environment=prod", "--add", stdout=out, stderr=out)
-    assert "4 row(s) moved" in out.getvalue()
-    assert f"version {bad} does not open" in out.getvalue()
+    fresh_kek("prod")
+    for verb, tells in (("rewrap", "4 row(s) moved"), ("verify", "4 of 5 row(s) open")):
+        done = kek(verb, "prod")
+        assert done.exit_code == 1
+        assert tells in done.output
+        assert f"version {bad} does not open" in done.output
+        assert "1 row(s) do not open" in done.output
     all_open(secrets)
     assert KeyVersion.objects.get(pk=bad).kek_kid != primary("prod")
 
@@ -219,7 +223,7 @@ def test_a_row_whose_signature_is_broken_is_not_signed_again(furniture: Furnitur
     secrets = fill(furniture, "prod", 2)
     bad = list(secrets)[1]
     KeyVersion.objects.filter(pk=bad).update(withheld_at=NOW)
-    add_kek(SYSTEM, "prod", now=NOW)
+    fresh_kek("prod")
     result = rewrap_environment(SYSTEM, "prod", now=NOW)
     assert (result.rows, [(one.id, one.why) for one in result.broken]) == (1, [(str(bad), "integrity")])
 
@@ -227,34 +231,31 @@ def test_a_row_whose_signature_is_broken_is_not_signed_again(furniture: Furnitur
 def test_a_row_whose_kek_is_gone_says_which(furniture: Furniture) -> None:
     fill(furniture, "prod", 1)
     old = primary("prod")
-    add_kek(SYSTEM, "prod", now=NOW)
+    fresh_kek("prod")
     present_keys().keks.retire("prod", old)
-    out = io.StringIO()
-    with pytest.raises(CommandError, match="Keep the older KEKs"):
-        call_command("rewrap", "--environment=prod", stdout=out, stderr=out)
-    assert f"needs {old}, which is not held here" in out.getvalue()
+    done = kek("rewrap", "prod")
+    assert done.exit_code == 1
+    assert "Keep the older KEKs" in done.output
+    assert f"needs {old}, which is not to be had here" in done.output
 
 
 def test_an_environment_that_is_not_held_is_named(furniture: Furniture) -> None:
-    with pytest.raises(CommandError, match="no KEK of moon") as caught:
-        run("--environment", "moon", "--environment", "prod", "--add")
-    assert "dev, staging, prod, system" in str(caught.value)
-    assert not AuditEvent.objects.filter(name="kek:promoted").exists()
+    done = kek("rewrap", "moon", "prod")
+    assert done.exit_code == 1
+    assert "no KEK of moon. It holds dev, staging, prod, system." in done.output
 
 
 def test_a_keyring_from_the_environment_is_not_changed(furniture: Furniture, settings: Any) -> None:
     secrets = fill(furniture, "prod", 1)
     settings.KEYTURN_KEYRING_JSON = Path(settings.KEYTURN_KEYRING).read_text(encoding="utf-8")
-    with pytest.raises(CommandError, match="came from the environment"):
-        run("--add")
-    assert "0 row(s) moved" in run()
+    kid = primary("prod")
+    for arguments in (("add", "prod"), ("promote", "prod", kid), ("retire", "prod", kid)):
+        done = kek(*arguments)
+        assert done.exit_code == 1
+        assert "came from the environment" in done.output
+    assert not AuditEvent.objects.filter(name__startswith="kek:").exists()
+    assert "0 row(s) moved" in run("rewrap")
     all_open(secrets)
-
-
-def test_every_kek_has_a_canary_that_opens(furniture: Furniture) -> None:
-    kid = add_kek(SYSTEM, "prod", now=NOW)
-    assert KekCanary.objects.filter(kid=kid, environment="prod").count() == 1
-    assert kid in check_canaries(now=NOW)
 
 
 # While others work ---------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def test_readers_never_fail_while_keks_come_and_rows_move(data_dir: Path, transa
     def move() -> int:
         try:
             for _ in range(4):
-                add_kek(SYSTEM, "prod", now=NOW)
+                fresh_kek("prod")
                 rewrap_environment(SYSTEM, "prod", now=NOW, batch=10)
         finally:
             over.set()
@@ -296,132 +297,16 @@ def test_readers_never_fail_while_keks_come_and_rows_move(data_dir: Path, transa
 def test_two_rewraps_and_a_promotion_at_once_end_on_one_kek(data_dir: Path, transactional_db: None) -> None:
     furniture = furnish()
     secrets = fill(furniture, "prod", 30)
-    add_kek(SYSTEM, "prod", now=NOW)
+    fresh_kek("prod")
 
     def rewrap() -> int:
         return rewrap_environment(SYSTEM, "prod", now=NOW).rows
 
     def promote() -> int:
-        add_kek(SYSTEM, "prod", now=NOW)
+        fresh_kek("prod")
         return rewrap_environment(SYSTEM, "prod", now=NOW).rows
 
     outcomes = at_once(rewrap, promote, rewrap)
     assert not raised(outcomes), raised(outcomes)
     assert kids("prod") == {primary("prod")}
     all_open(secrets)
-
-
-# kill -9 -------------------------------------------------------------------------------------------
-
-ROUNDS = 20
-ROWS = 300
-
-
-def database_url() -> str:
-    """The database of this test, for another process."""
-    name = str(connection.settings_dict["NAME"])
-    if connection.vendor == "sqlite":
-        return f"sqlite:///{name}"
-    return urlunsplit(urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}"))
-
-
-class Forks:
-    """Real processes that rewrap, one after the other."""
-
-    def __init__(self, folder: Path) -> None:
-        environment = {
-            **os.environ,
-            "KEYTURN_DATA": str(folder),
-            "DATABASE_URL": database_url(),
-            "KEYTURN_LOG_LEVEL": "ERROR",
-        }
-        self.parent = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.rewrap_forks"],
-            env=environment,
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self.parent.stdout is not None
-        return self.parent.stdout.readline().strip()
-
-    def start(self, *arguments: str) -> int:
-        """Returns the process id."""
-        assert self.parent.stdin is not None
-        self.parent.stdin.write(" ".join(arguments) + "\n")
-        self.parent.stdin.flush()
-        return int(self._line())
-
-    def end(self) -> int:
-        """Wait for the one that was started; its exit code, or minus the signal that killed it."""
-        return int(self._line())
-
-    def close(self) -> None:
-        self.parent.communicate(timeout=PATIENCE)
-
-
-@pytest.fixture
-def forks(data_dir: Path, transactional_db: None) -> Iterator[Forks]:
-    running = Forks(data_dir)
-    yield running
-    running.close()
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < deadline
-
-
-@pytest.mark.serial
-@pytest.mark.django_db(transaction=True)
-def test_kill_9_in_the_middle_of_the_rows_leaves_every_one_open(forks: Forks) -> None:
-    secrets = fill(furnish(), "prod", ROWS)
-    dice = random.Random(20)
-    kid = add_kek(SYSTEM, "prod", now=NOW)
-    moved = KeyVersion.objects.filter(kek_kid=kid).count
-    for _ in range(ROUNDS):
-        goal = moved() + dice.randint(1, 8)
-        process = forks.start()
-        wait_until(lambda goal=goal: moved() >= goal)  # type: ignore[misc]
-        os.kill(process, signal.SIGKILL)
-        assert forks.end() == -signal.SIGKILL
-        all_open(secrets)
-    assert moved() < ROWS
-
-    forks.start()
-    assert forks.end() == 0
-    assert kids("prod") == {kid}
-    all_open(secrets)
-    assert broken_at() is None
-
-
-@pytest.mark.serial
-@pytest.mark.django_db(transaction=True)
-def test_kill_9_while_a_kek_is_added_leaves_every_row_open(forks: Forks, data_dir: Path) -> None:
-    """It dies before, between and after the two changes of the keyring file."""
-    secrets = fill(furnish(), "prod", 30)
-    dice = random.Random(20)
-    file = data_dir / "keyring.json"
-    ends = set()
-    for _ in range(ROUNDS):
-        before = file.read_bytes()
-        process = forks.start("--add")
-        if dice.random() < 0.7:
-            wait_until(lambda old=before: file.read_bytes() != old)  # type: ignore[misc]
-        time.sleep(dice.uniform(0, 0.03))
-        os.kill(process, signal.SIGKILL)
-        ends.add(forks.end())
-        all_open(secrets)
-        check_canaries(now=NOW)
-    assert -signal.SIGKILL in ends
-
-    forks.start()
-    assert forks.end() == 0
-    assert kids("prod") == {primary("prod")}
-    all_open(secrets)
-    assert broken_at() is None

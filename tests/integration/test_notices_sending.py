@@ -436,10 +436,11 @@ def test_a_webhook_gets_every_event_by_itself(t: Telling) -> None:
 def test_a_sealed_address_moves_with_the_system_kek(data_dir: object, t: Telling) -> None:
     from keyvault.keystore import keys
     from keyvault.services import rewrap
+    from tests.integration.furniture import fresh_kek
 
     t.channel("hook")
     before = Channel.objects.get(slug="hook").kek_kid
-    kid = rewrap.add_kek(SYSTEM, "system", now=t.now)
+    kid = fresh_kek("system", now=t.now)
     moved = rewrap.rewrap_environment(SYSTEM, "system", now=t.now)
     after = Channel.objects.get(slug="hook")
     assert (before != kid, after.kek_kid, moved.broken) == (True, kid, ())

@@ -17,7 +17,7 @@ from keyvault.actors import SYSTEM
 from keyvault.crypto import archive
 from keyvault.keystore import open_version
 from keyvault.models import AuditEvent, Backup, ConsumerToken, Delivery, Key, KeyVersion, Team
-from keyvault.services import backups, people, quarantine, rewrap, tables
+from keyvault.services import backups, keks, people, quarantine, tables
 from rotation.services import restoring
 from tests.conftest import Tell
 from tests.installations import Installation
@@ -52,7 +52,7 @@ def test_every_row_comes_back_as_it_was(installation: Installation, tmp_path: Pa
     token, _ = furniture.reader()
     assert key.current is not None
     deliver(token, key, 1200)  # more than two batches of one table
-    rewrap.check_canaries(now=clock.now())
+    keks.check_canaries(now=clock.now())
     safe = Safe(tmp_path)
     restoring.watch(clock.now())
     file = back_up(safe)

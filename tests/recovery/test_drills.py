@@ -23,7 +23,7 @@ from keyvault.models import AuditEvent, Key, KeyVersion
 from keyvault.models import Installation as InstallationRow
 from keyvault.project import installation as starting
 from keyvault.project.databases import database_settings
-from keyvault.services import quarantine, rewrap
+from keyvault.services import keks, quarantine
 from rotation.services import policies, reconciling, restoring
 from rotation.simulators import RunningSimulator, start
 from tests.installations import Installation
@@ -97,7 +97,7 @@ def test_a_lost_keyring_is_recovered_from_escrow(installation: Installation, tmp
     furniture, secret = furnish(), fresh_secret()
     furniture.key(secret=secret)
     _, token = furniture.reader()
-    rewrap.check_canaries(now=clock.now())
+    keks.check_canaries(now=clock.now())
     alice, bob, eve = (Safe(tmp_path, name) for name in ("alice", "bob", "eve"))
     whom = ("--recipient", alice.recipient, "--recipient", bob.recipient)
     each, both = tmp_path / "each.sealed", tmp_path / "both.sealed"
@@ -213,7 +213,7 @@ def test_from_sqlite_to_postgresql(installation: Installation, tmp_path: Path) -
         furniture.key(secret=secret)
         _, token = furniture.reader()
         policies.install_all(now=clock.now())
-        rewrap.check_canaries(now=clock.now())
+        keks.check_canaries(now=clock.now())
         restoring.watch(clock.now())
         file = back_up(safe)
         before = parsed(everything())

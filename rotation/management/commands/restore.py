@@ -13,7 +13,7 @@ from keyvault.crypto.archive import Archive, ArchiveError
 from keyvault.crypto.errors import IntegrityError, KeyringError
 from keyvault.crypto.sealed_file import SealedFileError, read_identity
 from keyvault.keystore import forget_installation
-from keyvault.services import restores, rewrap
+from keyvault.services import keks, restores
 from rotation.services import restoring
 
 
@@ -38,7 +38,7 @@ class Command(BaseCommand):
         def then() -> None:
             nonlocal quarantined
             forget_installation()
-            rewrap.check_canaries(now=clock.now())
+            keks.check_canaries(now=clock.now())
             quarantined = restoring.put_back(clock.now())
 
         try:
