@@ -48,17 +48,6 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    server = OpenBao(tmp_path_factory.mktemp("bao") / "server", free_port(), free_port())
-    try:
-        server.start()
-        server.furnish()
-        yield server
-    finally:
-        server.kill()
-
-
-@pytest.fixture(scope="module")
 def softhsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
     return SoftHsm(tmp_path_factory.mktemp("hsm") / "softhsm")
 
