@@ -119,6 +119,7 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "emergency:stopped": frozenset({"run", "waiting"}),
     "emergency:resumed": frozenset({"run", "again"}),
     "emergency:finished": frozenset({"run"}),
+    "leak:scanned": frozenset({"scanner", "what", "hint", "outcome", "place"}),
     "leak:reported": frozenset({"versions", "run"}),
     "channel:created": frozenset({"channel", "kind"}),
     "channel:changed": frozenset({"channel", "fields"}),

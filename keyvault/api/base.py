@@ -35,33 +35,16 @@ Method = TypeVar("Method", bound=Callable[..., Response])
 _ETAG: Final = re.compile(r'"[\x21\x23-\x7e]{0,64}"')
 
 
-class ManagementView(APIView):
-    """A person's view. ``query`` are the parameters that GET knows; every other one is refused."""
+class StrictView(APIView):
+    """JSON in and out, every caller counted. Who that may be is for the views to say."""
 
-    authentication_classes = [UserTokenAuthentication]
-    permission_classes = [IsPerson]
     parser_classes = [StrictJSONParser]
     renderer_classes = [JSONRenderer]
-    http_method_names = ["get", "head", "post", "patch", "delete"]
-    query: ClassVar[type[StrictSerializer] | None] = None
-
-    now: datetime
-    actor: Actor
-    parameters: dict[str, Any]
     _throttle: UserTokenThrottle | None = None
 
     def get_throttles(self) -> list[BaseThrottle]:
         self._throttle = UserTokenThrottle()
         return [self._throttle]
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        super().initial(request, *args, **kwargs)
-        if not isinstance(request.user, User):
-            raise not_found()  # the permission above lets nobody else come here
-        self.now = clock.now()
-        self.actor = actor_for(request.user)
-        query = self.query if request.method in ("GET", "HEAD") else None
-        self.parameters = read_query(request.query_params, query)
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         answer: Response = super().finalize_response(request, response, *args, **kwargs)
@@ -72,6 +55,28 @@ class ManagementView(APIView):
             for name, text in self._throttle.window.headers:
                 answer[name] = text
         return answer
+
+
+class ManagementView(StrictView):
+    """A person's view. ``query`` are the parameters that GET knows; every other one is refused."""
+
+    authentication_classes = [UserTokenAuthentication]
+    permission_classes = [IsPerson]
+    http_method_names = ["get", "head", "post", "patch", "delete"]
+    query: ClassVar[type[StrictSerializer] | None] = None
+
+    now: datetime
+    actor: Actor
+    parameters: dict[str, Any]
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if not isinstance(request.user, User):
+            raise not_found()  # the permission above lets nobody else come here
+        self.now = clock.now()
+        self.actor = actor_for(request.user)
+        query = self.query if request.method in ("GET", "HEAD") else None
+        self.parameters = read_query(request.query_params, query)
 
     def before(self, request: Request) -> None:
         """What a POST has to ask the network before its transaction; most ask nothing."""

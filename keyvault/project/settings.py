@@ -13,6 +13,7 @@ import environ
 from csp.constants import NONE, SELF
 
 from keyvault.crypto.remote import KekSettings, ProviderSettings
+from keyvault.crypto.scanners import parse_scanner_keys
 from keyvault.errors import MAX_BODY_BYTES
 from keyvault.project.broker import VISIBILITY_TIMEOUT
 from keyvault.project.cache_settings import cache_settings
@@ -76,6 +77,9 @@ KEYTURN_EMERGENCY_CAP = env.int("KEYTURN_EMERGENCY_CAP", 100)
 KEYTURN_EMERGENCY_PROVIDER_CAP = env.int("KEYTURN_EMERGENCY_PROVIDER_CAP", 20)
 # Whether a reported leak that is ours starts an emergency by itself; else a lead has to confirm it.
 KEYTURN_LEAK_REPORTS_START = env.bool("KEYTURN_LEAK_REPORTS_START", False)
+# Who may report what a scanner found, and whether tokens of ours that are found are revoked at once.
+KEYTURN_SCANNING_KEYS = parse_scanner_keys(env.str("KEYTURN_SCANNING_KEYS", ""))
+KEYTURN_SCANNING_REVOKES = env.bool("KEYTURN_SCANNING_REVOKES", True)
 # Days for which deliveries are kept one by one, and what was counted by the minute.
 KEYTURN_DELIVERIES_KEPT = max(8, env.int("KEYTURN_DELIVERIES_KEPT", 90))
 KEYTURN_USAGE_KEPT = max(8, env.int("KEYTURN_USAGE_KEPT", 400))

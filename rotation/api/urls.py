@@ -5,7 +5,17 @@ from __future__ import annotations
 from django.urls import URLPattern, path
 
 from keyvault.api import converters as _converters  # noqa: F401  (registers <name:…>)
-from rotation.api.views import channels, drift, emergencies, evidence, keys, policies, providers, rotations
+from rotation.api.views import (
+    channels,
+    drift,
+    emergencies,
+    evidence,
+    keys,
+    policies,
+    providers,
+    rotations,
+    scanning,
+)
 
 _KEY = "keys/<name:service>/<name:environment>"
 _ROTATION = "rotations/<uuid:rotation>"
@@ -30,6 +40,7 @@ urlpatterns: list[URLPattern] = [
     path("emergency/<uuid:run>/resume/", emergencies.ResumeEmergencyView.as_view()),
     path("emergency/<uuid:run>/confirm/", emergencies.ConfirmEmergencyView.as_view()),
     path("leaks/", emergencies.LeaksView.as_view()),
+    path("token-scanning/report/", scanning.ScanningView.as_view()),
     path("drift/", drift.DriftView.as_view()),
     path("rotations/", rotations.RotationsView.as_view()),
     path(f"{_ROTATION}/", rotations.RotationView.as_view()),

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +175,20 @@ def test_there_is_no_hint_of_somebody_elses_key() -> None:
     with pytest.raises(ValueError, match="token of ours") as caught:
         hint(Secret("sk_live_canary"))
     assert "canary" not in str(caught.value)
+
+
+def test_the_published_expression_finds_every_kind_and_nothing_cut_short() -> None:
+    page = (Path(__file__).parents[3] / "docs/tokens.md").read_text("utf-8")
+    found = re.search(r"```text\n(.+)\n```", page)
+    assert found is not None
+    expression = re.compile(found[1])
+    for kind, environment in (
+        (TokenKind.CONSUMER, "prod"),
+        (TokenKind.ISSUED, "dev-2"),
+        (TokenKind.USER, None),
+    ):
+        text = mint(kind, environment).expose()
+        for line in (text, f'key = "{text}"', f"x={text};"):
+            assert expression.findall(line) == [text]
+        assert not expression.search(text[:-1])
+        assert not expression.search(f"{text}A")
