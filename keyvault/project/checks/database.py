@@ -13,6 +13,7 @@ from keyvault.project import health
 
 Check = Callable[..., list[CheckMessage]]
 _FULL: Final = 2
+_REWRITING: Final = ("UPDATE", "DELETE", "TRUNCATE")
 
 
 def _with_database(check: Callable[[], list[CheckMessage]]) -> Check:
@@ -95,8 +96,8 @@ def audit_is_append_only() -> list[CheckMessage]:
                 id="keyvault.W014",
             )
         ]
-    elif _asked(f"SELECT has_table_privilege('{table}', 'UPDATE, DELETE, TRUNCATE')"):
-        why = "it was granted UPDATE, DELETE or TRUNCATE"
+    elif _asked(f"SELECT has_table_privilege('{table}', '{', '.join(_REWRITING)}')"):
+        why = f"it was granted one of {', '.join(_REWRITING)}"
     else:
         return []
     return [
