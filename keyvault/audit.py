@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 from django.db.models import QuerySet
@@ -145,10 +145,39 @@ EVENTS: Mapping[str, frozenset[str]] = {
 SEALS: Final = frozenset({"deliveries:sealed"})
 
 
-def chain_mac(previous: bytes, event: AuditEvent) -> bytes:
-    """The MAC of an event: over the one before and every column of this one."""
+class Chained(Protocol):
+    """What the MAC of an event is made from."""
+
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def at(self) -> datetime: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def actor_kind(self) -> str: ...
+    @property
+    def actor(self) -> str: ...
+    @property
+    def team_id(self) -> uuid.UUID | str | None: ...
+    @property
+    def service(self) -> str: ...
+    @property
+    def environment(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def details(self) -> Any: ...
+    @property
+    def request_id(self) -> str: ...
+
+
+def chain_mac(previous: bytes, event: Chained, key: bytes) -> bytes:
+    """The MAC of an event: over the one before and every column of this one. ``key``: that of the chain."""
     return row_mac(
-        keys().service.audit,
+        key,
         "audit",
         previous,
         event.sequence,
@@ -209,7 +238,7 @@ def record(
         details=details,
         request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
     )
-    event.mac = chain_mac(bytes(head.mac), event)
+    event.mac = chain_mac(bytes(head.mac), event, keys().service.audit)
     insert(event)
     head.sequence, head.mac = event.sequence, event.mac
     update(head, "sequence", "mac")

@@ -23,6 +23,7 @@ from django.db.models import Q, QuerySet
 from keyvault import audit
 from keyvault.actors import Actor
 from keyvault.console.activity import events_for
+from keyvault.keystore import keys
 from keyvault.models import AuditEvent, AuditHead
 from keyvault.models.base import validate_slug
 from keyvault.services import sealing
@@ -221,7 +222,7 @@ def follows(event: AuditEvent) -> bool:
         if before is None:
             return False
         previous = bytes(before)
-    return hmac.compare_digest(audit.chain_mac(previous, event), bytes(event.mac))
+    return hmac.compare_digest(audit.chain_mac(previous, event, keys().service.audit), bytes(event.mac))
 
 
 def visible_event(actor: Actor, sequence: int) -> AuditEvent | None:

@@ -30,7 +30,14 @@ _LONGEST_LINE: Final = 4_096
 
 
 class BrokenCheckpoints(Exception):
-    """A file of checkpoints was changed, or was signed by somebody else. The text names file and line."""
+    """A file of checkpoints was changed. The text names file and line.
+
+    ``unknown``: it was signed with a key that this process does not have, so nothing can be said of it.
+    """
+
+    def __init__(self, message: str, *, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.unknown = unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,4 +213,5 @@ def _check_signature(line: bytes, where: str) -> None:
     try:
         signed.verify(json.loads(line), _KIND, signed.public_key_set(keys().service))
     except signed.SignedError as error:
-        raise BrokenCheckpoints(f"{where}: {error}") from error
+        unknown = isinstance(error, signed.UnknownSigner)
+        raise BrokenCheckpoints(f"{where}: {error}", unknown=unknown) from error

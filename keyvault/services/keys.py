@@ -133,6 +133,7 @@ def import_first(
     )  # fmt: skip
     key.current = version
     _save(key)
+    audit.record("key:promoted", actor=actor, now=now, key=key, version=version.number, previous=None)
     return version
 
 

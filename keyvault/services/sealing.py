@@ -7,6 +7,7 @@ and an event of the chain holds the digest of everything that was inserted since
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -84,6 +85,22 @@ def digest_of(first: int, last: int) -> Digest:
             count += 1
             digest.update(text.encode())
         return Digest(count, digest.hexdigest())
+
+
+def lines_after(last: int) -> Iterator[tuple[int, str]]:
+    """Id and text of every delivery beyond an id, in order. ``digest_of`` digests these texts, joined."""
+    statement = (
+        f"SELECT id, {_line(connection.vendor)} FROM keyvault_delivery "  # noqa: S608 - text of ours
+        "WHERE id > %s ORDER BY id LIMIT %s"
+    )
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, [last, BATCH])
+            rows = cursor.fetchall()
+        if not rows:
+            return
+        yield from rows
+        last = rows[-1][0]
 
 
 def _line(vendor: str) -> str:

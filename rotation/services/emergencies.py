@@ -168,7 +168,7 @@ def act(
         if rotation.outgoing is not None and rotation.outgoing.compromised_at is not None:
             _queue(actor, key, rotation.outgoing, mode=mode, reason=reason, now=now)
     elif not _nothing_new(rotation, leaked, way, mode):
-        _hurry(rotation, now)
+        _hurry(rotation, actor, reason, now)
         text = f"emergency: {reason}"
         engine.event(rotation, "advanced", reason=text, now=now, actor=actor, stage=str(rotation.stage))
         if mode == "kill":
@@ -220,13 +220,16 @@ def _go_back(rotation: Rotation, actor: Actor, reason: str, now: datetime) -> No
     if rotation.abort_asked_at is None:
         rotation.abort_asked_at = now
         engine.event(rotation, "abort:asked", reason=f"emergency: {reason}", now=now, actor=actor)
-    _clear_attention(rotation)
+    _clear_attention(rotation, actor, reason, now)
     _skip_cool_off(rotation)
 
 
-def _clear_attention(rotation: Rotation) -> None:
-    rotation.attention = rotation.attention_reason = ""
-    rotation.attention_verbs = []
+def _clear_attention(rotation: Rotation, actor: Actor, reason: str, now: datetime) -> None:
+    if rotation.attention:
+        code, rotation.attention, rotation.attention_reason = rotation.attention, "", ""
+        rotation.attention_verbs = []
+        text = f"emergency: {reason}"
+        engine.event(rotation, "attention:cleared", reason=text, now=now, actor=actor, code=code)
 
 
 def _nothing_new(rotation: Rotation, leaked: KeyVersion, way: Way, mode: str) -> bool:
@@ -237,7 +240,7 @@ def _nothing_new(rotation: Rotation, leaked: KeyVersion, way: Way, mode: str) ->
     return hurried and (mode == "replace" or leaked.withheld_at is not None)
 
 
-def _hurry(rotation: Rotation, now: datetime) -> None:
+def _hurry(rotation: Rotation, actor: Actor, reason: str, now: datetime) -> None:
     """Go on under the emergency policy: straight to everybody, no monitoring."""
     gap = from_json(rotation.policy).cutover
     policy = _policy(rotation.key)
@@ -245,7 +248,9 @@ def _hurry(rotation: Rotation, now: datetime) -> None:
     rotation.policy, rotation.policy_slug = to_json(policy), EMERGENCY
     rotation.step, rotation.step_entered_at = 0, now
     rotation.deadline_at = now + policy.deadline
-    rotation.paused = False
+    if rotation.paused:
+        rotation.paused = False
+        engine.event(rotation, "resumed", reason=f"emergency: {reason}", now=now, actor=actor)
     rotation.check_at = now
     if rotation.abort_asked_at is not None:
         rotation.abort_asked_at = None
@@ -253,7 +258,7 @@ def _hurry(rotation: Rotation, now: datetime) -> None:
             superseded=True
         )
     if rotation.attention and rotation.attention not in ("supply_key", "replace_key", "confirm_revoked"):
-        _clear_attention(rotation)
+        _clear_attention(rotation, actor, reason, now)
         failed = Operation.objects.filter(rotation=rotation, state=OperationState.FAILED)
         failed.update(superseded=True)  # what stood before a person is tried again
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from keyvault.models import AuditHead
 from rotation.policy import STANDARD, Policy, Step
+from rotation.services import replaying
 from rotation.simulators import RunningSimulator, start
 from tests.stories.world import World
 
@@ -53,11 +55,15 @@ def legacy() -> Iterator[RunningSimulator]:
 
 
 @pytest.fixture
-def world(db: None, simulator: RunningSimulator, settings: Any) -> Callable[..., World]:
+def world(db: None, simulator: RunningSimulator, settings: Any) -> Iterator[Callable[..., World]]:
     def build(**more: Any) -> World:
         return World(simulator, settings, **{"policy": BRISK, **more})
 
-    return build
+    yield build
+    head = AuditHead.objects.first()
+    if head is not None:
+        # Whatever the story was: its events alone tell where everything stands.
+        assert list(replaying.differences(until=head.sequence)) == []
 
 
 @pytest.fixture
