@@ -63,7 +63,7 @@ def ratio(
 class Line:
     """One line of the table. ``limit`` None: told for information, there is no goal.
 
-    ``unit``: "x" for a ratio, "ms", "s" or "MB".
+    ``unit``: "x" for a ratio, "ms", "s", "/s" or "MB".
     """
 
     work: str
@@ -133,6 +133,7 @@ class Beside:
     commits: Mapping[int, float] = field(default_factory=dict)  # microseconds by the number of records
     pages: Mapping[str, float] = field(default_factory=dict)  # p95 in milliseconds, by the name of the page
     page_keys: int = 0
+    proved_per_second: float = 0.0  # audit events, by one process
 
 
 def least(rounds: Rounds, beside: Beside, connections: int, records: int) -> Sequence[Measured]:
@@ -204,6 +205,7 @@ def table(rounds: Rounds, beside: Beside) -> list[Line]:
         Line("cold start to the first answer, nothing there", _some(beside.cold_starts), 3, False, "s"),
         Line("cold start to the first answer, set up before", _some(beside.warm_starts), 3, False, "s"),
         Line(f"idle tick, {keys} keys", _some(beside.idle_ticks), 5, False, "ms"),
+        Line("audit_verify, events", _one(beside.proved_per_second), 50_000, unit="/s"),
         Line("10,000 due rotations, one process", _one(_for_ten_thousand(beside)), 60, False, "s"),
         *(
             Line(

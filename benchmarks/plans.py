@@ -38,8 +38,8 @@ PLANS: Sequence[Plan] = (
     Plan("large-hot-64", "delivery, {keys} keys, 1,000 asked", "large-hot"),
     Plan("large-any-64", "delivery, {keys} keys, any asked", "large-any"),
 )
-STARTS, TICK, DUE, COMMIT, CONSOLE = "starts", "tick", "due", "commit", "console"
-EXTRAS = (STARTS, TICK, DUE, COMMIT, CONSOLE)
+STARTS, TICK, DUE, COMMIT, CONSOLE, AUDIT = "starts", "tick", "due", "commit", "console", "audit"
+EXTRAS = (STARTS, TICK, DUE, COMMIT, CONSOLE, AUDIT)
 NAMES = (*(plan.name for plan in PLANS), *EXTRAS)
 
 
@@ -59,6 +59,7 @@ class Scale:
     commits: int = 2_000  # of each size
     pages: int = 100_000  # keys of the installation whose pages are asked for
     views: int = 60  # of each page
+    events: int = 200_000  # of the audit trail that is proved
 
     @property
     def warm_up(self) -> int:
@@ -66,7 +67,9 @@ class Scale:
 
 
 FULL = Scale(keys=1_000_000, hot=10_000, rounds=5, seconds=3, starts=5)
-QUICK = Scale(keys=20_000, hot=2_000, rounds=3, seconds=1, starts=1, due=200, pages=20_000, views=20)
+QUICK = Scale(
+    keys=20_000, hot=2_000, rounds=3, seconds=1, starts=1, due=200, pages=20_000, views=20, events=20_000
+)
 
 
 def chosen(only: Collection[str]) -> list[Plan]:
@@ -87,5 +90,5 @@ def needed(plans: Collection[Plan], extras: Collection[str]) -> set[str]:
         "large-hot": "large",
         "large-any": "large",
     }
-    beside = {TICK: "large", DUE: "large", COMMIT: "main", CONSOLE: "pages"}
+    beside = {TICK: "large", DUE: "large", COMMIT: "main", CONSOLE: "pages", AUDIT: "small"}
     return {by_target[plan.target] for plan in plans} | {beside[name] for name in extras if name in beside}

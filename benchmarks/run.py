@@ -13,7 +13,7 @@ from benchmarks.goals import Beside
 from benchmarks.keyturn import cold_start
 from benchmarks.load import Loader
 from benchmarks.measure import Bench, Case, Results
-from benchmarks.plans import COMMIT, CONSOLE, DUE, EXTRAS, STARTS, TICK, Plan, Scale, chosen, needed
+from benchmarks.plans import AUDIT, COMMIT, CONSOLE, DUE, EXTRAS, STARTS, TICK, Plan, Scale, chosen, needed
 from benchmarks.postgres import PostgreSQL
 from benchmarks.processes import Cores, Failed, Memory, Processes, running_on
 from benchmarks.profiling import Hot, sample
@@ -109,6 +109,8 @@ class Run:
             self.beside = replace(self.beside, commits={int(n): us for n, us in json.loads(printed).items()})
         if CONSOLE in self._extras:
             self._pages(scene, processes)
+        if AUDIT in self._extras:
+            self._prove(scene, processes)
         large = scene.installations.get("large")
         if large is None:
             return
@@ -131,6 +133,13 @@ class Run:
         with running_on(self.cores.server):
             told = json.loads(processes.run("pages", command, place.environment))
         self.beside = replace(self.beside, pages=told, page_keys=self.scale.pages)
+
+    def _prove(self, scene: Scene, processes: Processes) -> None:
+        say(f"{self.scale.events:,} audit events that are proved")
+        place = scene.installations["small"]
+        command = place.module("benchmarks.proving", str(self.scale.events))
+        told = json.loads(processes.run("proving", command, place.environment))
+        self.beside = replace(self.beside, proved_per_second=told["events"] / told["seconds"])
 
     def _starts(self, processes: Processes) -> None:
         say("cold starts")
