@@ -108,8 +108,10 @@ def _prove_chain(proof: Proof, anchors: Sequence[_Anchors], now: datetime) -> No
             tail_at = event.at
         previous, last = event.mac, event.sequence
         proof.events += 1
-    if (last, previous) != head:
+    if (last, previous) != (head.sequence, head.mac):
         raise Tampered(f"Event {last + 1} is missing: the head of the chain knows it.", last + 1)
+    if head.newest > last:
+        raise Tampered(f"Event {last + 1} is beyond the head of the chain.", last + 1)
     for anchor in anchors:
         anchor.compare_end(last)
     deliveries.compare_rest(now)
@@ -118,8 +120,11 @@ def _prove_chain(proof: Proof, anchors: Sequence[_Anchors], now: datetime) -> No
 
 
 class _Head(NamedTuple):
+    """What the head of the chain knows, and the highest sequence that is there."""
+
     sequence: int
     mac: bytes
+    newest: int
 
 
 def _head() -> _Head:
@@ -133,9 +138,7 @@ def _head() -> _Head:
     newest, sequence, mac = row if row is not None else (None, 0, b"")
     if row is None and AuditEvent.objects.exists():
         raise Tampered("The chain has lost its head.", 1)
-    if (newest or 0) > sequence:
-        raise Tampered(f"Event {sequence + 1} is beyond the head of the chain.", sequence + 1)
-    return _Head(sequence, bytes(mac))
+    return _Head(sequence, bytes(mac), newest or 0)
 
 
 # Events --------------------------------------------------------------------------------------------

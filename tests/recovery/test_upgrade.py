@@ -23,7 +23,7 @@ from keyvault.crypto import signed
 from keyvault.crypto.archive import KIND, ArchiveWriter, creating
 from keyvault.keystore import installation_id, keys
 from keyvault.models import AuditHead, ChangeCounter
-from keyvault.services import backups, quarantine, rewrap, tables
+from keyvault.services import backups, keks, quarantine, tables
 from rotation.services import restoring
 from tests.conftest import Tell
 from tests.installations import Installation
@@ -121,7 +121,7 @@ def test_a_backup_of_older_code_is_put_back_and_migrated(installation: Installat
     secret, furniture = fresh_secret(), furnish()
     furniture.key(secret=secret)
     _, token = furniture.reader()
-    rewrap.check_canaries(now=clock.now())
+    keks.check_canaries(now=clock.now())
     restoring.watch(clock.now())
     safe = Safe(tmp_path)
     file = older(installation, safe, tmp_path)
