@@ -92,7 +92,7 @@ def audit_is_append_only() -> list[CheckMessage]:
         return [
             Warning(
                 "The role of this program owns the audit: it could drop the triggers that guard it.",
-                hint="Let another role own the tables and run the migrations; see docs/runbook.md.",
+                hint="Let another role own the tables and migrate, and grant this one what it needs.",
                 id="keyvault.W014",
             )
         ]
@@ -103,7 +103,7 @@ def audit_is_append_only() -> list[CheckMessage]:
     return [
         Error(
             f"The role of this program may rewrite the audit: {why}.",
-            hint="Connect as a role that may only SELECT and INSERT there; see docs/runbook.md.",
+            hint="Connect as a role that is no superuser and may only SELECT and INSERT there.",
             id="keyvault.E014",
         )
     ]
