@@ -129,5 +129,6 @@ columns(models.AuditEvent, "sequence", "at", "name", "actor", "service", "enviro
 columns(models.AuditHead, "sequence")
 columns(models.Heartbeat, "name", "at")
 columns(models.Installation, "id", "created_at")
-columns(models.KekCanary, "kid", "environment", "created_at")
+columns(models.KekCanary, "kid", "environment", "created_at", "promoted_at", "retired_at")
+columns(models.KekHolder, "title", "at")
 columns(models.IdempotentReply, "caller", "status", "created_at")

@@ -135,15 +135,16 @@ def test_kill_9_in_the_middle_of_the_rows_fails_no_read(forks: Forks, tell: Tell
         return KeyVersion.objects.filter(kek_kid=keks[-1]).count()
 
     def kill_again_and_again() -> int:
-        for _ in range(KILLED_MOVING):
-            if moved() > ROWS - 10:
+        killed = 0
+        while killed < KILLED_MOVING:
+            if moved() > ROWS - 40:
                 keks.append(fresh_kek())
             goal = moved() + dice.randint(1, 8)
             process = forks.start("rewrap")
             wait_until(lambda goal=goal: moved() >= goal)  # type: ignore[misc]
             os.kill(process, signal.SIGKILL)
-            assert forks.end() == -signal.SIGKILL
-        return KILLED_MOVING
+            killed += forks.end() == -signal.SIGKILL  # or it was done just before
+        return killed
 
     killed, *read = under_readers(secrets, kill_again_and_again)
     forks.start("rewrap")
