@@ -159,6 +159,41 @@ def test_many_who_need_a_closed_key_ask_once(scene: Scene) -> None:
     assert scene.switch.asked == 1
 
 
+def test_many_who_need_a_key_of_a_provider_that_is_down_ask_once(scene: Scene) -> None:
+    scene.clock.now += STALE + 1
+    gate = threading.Barrier(10)
+
+    def fail(key: str, wrapped: str, place: Place) -> bytes:
+        scene.switch.asked += 1
+        gate.wait(10)  # until all of them have come
+        raise KeyServiceUnavailable("down")
+
+    def ask(first: bool) -> None:
+        if not first:
+            gate.wait(10)
+        assert not scene.reads()
+
+    scene.switch.unwrap = fail  # type: ignore[method-assign]
+    threads = [threading.Thread(target=ask, args=(n == 0,), daemon=True) for n in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert scene.switch.asked == 1
+
+
+def test_an_event_loop_is_told_at_once_that_a_provider_is_down(scene: Scene) -> None:
+    scene.switch.reason = "down"
+    scene.clock.now += STALE + 1
+    assert not scene.reads()
+
+    async def ask() -> None:
+        with pytest.raises(KeyServiceUnavailable, match="down"):
+            scene.held.for_reading(*PROD, scene.wrapped)
+
+    asyncio.run(ask())
+
+
 def test_an_event_loop_never_waits_for_a_provider(scene: Scene) -> None:
     held = EnvironmentKeys(lambda kind: scene.switch, stale=STALE, background=False)
 
