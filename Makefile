@@ -12,7 +12,7 @@ UV    := $(shell command -v uv 2>/dev/null)
 EXPORT := uv export --frozen --quiet --no-header --no-emit-project --format requirements-txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-long lint bench requirements clean
+.PHONY: help demo serve test test-long lint bench requirements sbom clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ endif
 requirements: ## Export uv.lock for those who install with pip
 	$(EXPORT) --output-file requirements/dev.txt >/dev/null
 	$(EXPORT) --only-group bench --output-file requirements/bench.txt >/dev/null
+	$(BIN)/python requirements/describe.py
+
+sbom: $(READY) ## Write sbom.cdx.json: every package of an installation, with versions and hashes (needs uv)
+	uv export --frozen --quiet --no-dev --all-extras --format cyclonedx1.5 --output-file sbom.cdx.json >/dev/null
 
 clean: ## Remove the virtual environment and caches; the data in var/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
