@@ -24,6 +24,7 @@ from keyvault.models import Installation as InstallationRow
 from keyvault.project import installation as starting
 from keyvault.project.databases import database_settings
 from keyvault.services import keks, quarantine
+from rotation import operations
 from rotation.services import policies, reconciling, restoring
 from rotation.simulators import RunningSimulator, start
 from tests.installations import Installation
@@ -82,6 +83,20 @@ def test_a_restore_during_a_rotation(
         assert w.failures == {}
         assert not w.honoured(1)
         assert w.honoured(2)
+
+
+def test_in_quarantine_no_provider_is_called(
+    installation: Installation, provider: RunningSimulator, settings: Any
+) -> None:
+    w = World(provider, settings, policy=BRISK, now=clock.now())
+    w.start()
+    operation, made = w.rung.popleft(), len(w.control.keys())
+    quarantine.hold_everything("restored", sequence=1, now=w.now)
+    assert not operations.perform(operation, w.now)
+    assert len(w.control.keys()) == made
+    quarantine.release_everything()
+    assert operations.perform(operation, w.now, ring=w.rung.append)
+    assert len(w.control.keys()) == made + 1
 
 
 # The keyring ---------------------------------------------------------------------------------------

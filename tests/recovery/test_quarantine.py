@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -33,7 +32,8 @@ from keyvault.models import (
     UserToken,
 )
 from keyvault.services import checkpoints, consumers, keys, people, quarantine, setup_links
-from rotation.services import journal, reconciling, restoring, ticking
+from rotation.models import KeySchedule, Rotation, RotationPolicy
+from rotation.services import journal, policies, reconciling, restoring, ticking
 from tests.conftest import Tell
 from tests.installations import Installation
 from tests.integration.furniture import (
@@ -255,11 +255,16 @@ def test_everything_says_so(installation: Installation, client: Client) -> None:
 
 
 def test_no_rotation_goes_on_and_nothing_starts(installation: Installation) -> None:
-    one = consumer()
-    quarantine.hold_everything("the database was restored from a backup", sequence=3, now=clock.now())
-    assert ticking.tick(clock.now() + timedelta(days=400), ring=lambda _: None) == 0
-    assert Heartbeat.objects.filter(name="beat").exists()
-    assert one.gets() == "quarantined"
+    one, now = consumer(), clock.now()
+    policies.assign_policy(SYSTEM, one.key, RotationPolicy.objects.get(slug="fast"), now=now)
+    KeySchedule.objects.update(next_rotation_at=now)
+    quarantine.hold_everything("the database was restored from a backup", sequence=3, now=now)
+    ticking.tick(now, ring=lambda _: None)
+    assert Heartbeat.objects.filter(name="beat", at=now).exists()
+    assert not Rotation.objects.exists()
+    quarantine.release_everything()
+    ticking.tick(now, ring=lambda _: None)
+    assert Rotation.objects.count() == 1
 
 
 def test_without_a_journal_nothing_is_believed(installation: Installation, tmp_path: Path) -> None:

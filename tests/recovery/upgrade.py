@@ -43,6 +43,7 @@ import itertools, json, secrets, django
 django.setup()
 from tests.integration import furniture as making
 making._names = itertools.count(secrets.randbelow(10**9))  # of each run its own
+making.people.ensure_admin(f"admin-{secrets.token_hex(4)}", now=making.NOW)
 furniture = making.furnish()
 furniture.key()
 row, _ = furniture.reader()
