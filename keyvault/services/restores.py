@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -41,9 +42,13 @@ def restore(
             "(keyturn keyring recover). --without-keks restores all the same: what they sealed stays closed."
         )
     apps = _make_room(manifest)
+    older = apps is not current_apps
     try:
-        with transaction.atomic():
+        with _able_to_migrate(older), transaction.atomic():
             rows = _load(archive, identity, apps)
+            if older:
+                connection.check_constraints()
+                call_command("migrate", verbosity=0, interactive=False)
             then()
     except DatabaseError as error:
         raise CannotRestore(
@@ -51,9 +56,20 @@ def restore(
         ) from error
     finally:
         forget_installation()
-    if apps is not current_apps:
-        call_command("migrate", verbosity=0, interactive=False)
     return rows
+
+
+@contextmanager
+def _able_to_migrate(older: bool) -> Iterator[None]:
+    """SQLite remakes tables only where foreign keys were let go before the transaction began."""
+    if not older or connection.vendor != "sqlite":
+        yield
+        return
+    connection.disable_constraint_checking()
+    try:
+        yield
+    finally:
+        connection.enable_constraint_checking()
 
 
 def _make_room(manifest: Mapping[str, Any]) -> Apps | StateApps:

@@ -33,6 +33,7 @@ LEFT_OUT: Final = frozenset(
         "keyvault.changecounter",
         "keyvault.heartbeat",
         "keyvault.idempotentreply",
+        "keyvault.kekholder",
         "keyvault.setuplink",
         "sessions.session",
         "usersessions.usersession",

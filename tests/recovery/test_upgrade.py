@@ -120,7 +120,6 @@ def older(installation: Installation, safe: Safe, folder: Path) -> Path:
     return file
 
 
-@pytest.mark.once
 def test_a_backup_of_older_code_is_put_back_and_migrated(installation: Installation, tmp_path: Path) -> None:
     secret, furniture = fresh_secret(), furnish()
     furniture.key(secret=secret)
