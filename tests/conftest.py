@@ -31,7 +31,7 @@ ONCE = (
 TWICE = ("test_console_audit.py", "test_console_queries.py", "test_console_records.py")
 # Management is asked over the wire on the database of production; on SQLite the pages and the access rules
 # do the same.
-POSTGRESQL = ("api/management/", "api/test_schemathesis.py")
+POSTGRESQL = ("api/management/", "api/test_schemathesis.py", "api/delivery/test_whole_document.py")
 # These share servers, which each process of the run would start for itself.
 TOGETHER = ("api/", "browser/")
 # One thread tells a story, so a second database adds little; these are told on both. What PostgreSQL alone

@@ -75,8 +75,11 @@ class ManagementView(StrictView):
             raise not_found()  # the permission above lets nobody else come here
         self.now = clock.now()
         self.actor = actor_for(request.user)
-        query = self.query if request.method in ("GET", "HEAD") else None
-        self.parameters = read_query(request.query_params, query)
+        method = str(request.method).lower()
+        # A method that is not there is answered as such, whatever comes with it.
+        if method in self.http_method_names and hasattr(self, method):
+            query = self.query if method in ("get", "head") else None
+            self.parameters = read_query(request.query_params, query)
 
     def before(self, request: Request) -> None:
         """What a POST has to ask the network before its transaction; most ask nothing."""
