@@ -139,6 +139,22 @@ def loopback_only() -> Iterator[None]:
     patch.undo()
 
 
+@pytest.fixture(scope="session")
+def canaries() -> Iterator[Any]:
+    from tests.leaks.watch import watching
+
+    with watching() as watch:
+        yield watch
+
+
+@pytest.fixture(autouse=True)
+def _no_leak(canaries: Any) -> Iterator[None]:
+    """No secret that a test made is in a log or in a statement to the database, in any test."""
+    yield
+    found, canaries.found = canaries.found, []
+    assert found == [], "a secret was seen"
+
+
 @pytest.fixture(autouse=True)
 def _fresh_installation() -> Iterator[None]:
     """The installation's id belongs to a database, and every test has its own; attempts are counted anew."""
