@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -24,7 +25,7 @@ from keyvault.models import KeyVersion
 from keyvault.services.keks import check_canaries
 from keyvault.services.rewrap import verify_environment
 from tests.conftest import Tell
-from tests.integration.furniture import NOW, PATIENCE, at_once, broken_at, fresh_kek, furnish, raised
+from tests.integration.furniture import NOW, PATIENCE, broken_at, fresh_kek, furnish
 from tests.integration.test_keyring_rotation import all_open, fill, kids, primary
 from tests.scale import scaled
 
@@ -98,32 +99,34 @@ def wait_until(reached: Callable[[], bool]) -> None:
         pause.wait(0.001)
 
 
-def under_readers(secrets: dict[Any, Secret], work: Callable[[], int]) -> list[int]:
-    """Do it while two threads read; returns what it returned and how many rows each of them read.
+def under_readers(secrets: dict[Any, Secret], work: Callable[[], int]) -> tuple[int, int]:
+    """Do it while two threads read; returns what it returned, and how many rows were read.
 
     A read that fails, or that opens to something else, fails the test.
     """
     over = threading.Event()
 
-    def worked() -> int:
-        try:
-            return work()
-        finally:
-            over.set()
-
     def read() -> int:
         dice, count = random.Random(), 0
-        while not over.wait(0.003):
-            version_id = dice.choice(list(secrets))
-            version = KeyVersion.objects.select_related("key__service", "key__environment").get(pk=version_id)
-            verify(version)
-            assert open_version(version) == secrets[version_id]
-            count += 1
+        try:
+            while not over.wait(0.003):
+                version_id = dice.choice(list(secrets))
+                rows = KeyVersion.objects.select_related("key__service", "key__environment")
+                version = rows.get(pk=version_id)
+                verify(version)
+                assert open_version(version) == secrets[version_id]
+                count += 1
+        finally:
+            connection.close()
         return count
 
-    outcomes = at_once(worked, read, read)
-    assert not raised(outcomes), raised(outcomes)
-    return [one for one in outcomes if isinstance(one, int)]
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            done = work()
+        finally:
+            over.set()
+    return done, sum(reader.result() for reader in readers)
 
 
 def test_kill_9_in_the_middle_of_the_rows_fails_no_read(forks: Forks, tell: Tell) -> None:
@@ -146,14 +149,14 @@ def test_kill_9_in_the_middle_of_the_rows_fails_no_read(forks: Forks, tell: Tell
             killed += forks.end() == -signal.SIGKILL  # or it was done just before
         return killed
 
-    killed, *read = under_readers(secrets, kill_again_and_again)
+    killed, read = under_readers(secrets, kill_again_and_again)
     forks.start("rewrap")
     assert forks.end() == 0
     assert kids("prod") == {keks[-1]}
     assert verify_environment("prod").broken == ()
     all_open(secrets)
     assert broken_at() is None
-    counted = {"killed": killed, "KEKs": len(keks), "reads": sum(read), "failed reads": 0}
+    counted = {"killed": killed, "KEKs": len(keks), "reads": read, "failed reads": 0}
     tell("kill -9 while rows are moved", {**counted, "rows under an older KEK": 0})
 
 
@@ -178,11 +181,11 @@ def test_kill_9_while_a_kek_is_replaced_leaves_every_row_open(
             check_canaries(now=NOW)
         return ends.count(-signal.SIGKILL)
 
-    killed, *read = under_readers(secrets, kill_again_and_again)
+    killed, read = under_readers(secrets, kill_again_and_again)
     assert killed
     forks.start("replace")
     assert forks.end() == 0
     assert kids("prod") == {primary("prod")}
     all_open(secrets)
     assert broken_at() is None
-    tell("kill -9 while a KEK is replaced", {"killed": killed, "reads": sum(read), "failed reads": 0})
+    tell("kill -9 while a KEK is replaced", {"killed": killed, "reads": read, "failed reads": 0})
