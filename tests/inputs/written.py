@@ -5,12 +5,14 @@ from __future__ import annotations
 from django.db import connection
 
 from keyvault.audit import SEALS
-from keyvault.models import AuditEvent, AuditHead, SealMark
+from keyvault.models import AuditEvent, AuditHead, Heartbeat, KekHolder, SealMark
 from keyvault.services.replays import EVENT
 
 # Deliveries are sealed within a second, and a dead token that is used again is noted: the audit goes on for
-# requests that came before, and for some of these.
-_GOES_ON = frozenset(model._meta.db_table for model in (AuditEvent, AuditHead, SealMark))
+# requests that came before, and for some of these. Processes say that they live, and which KEKs they hold.
+_GOES_ON = frozenset(
+    model._meta.db_table for model in (AuditEvent, AuditHead, SealMark, Heartbeat, KekHolder)
+)
 _NOTED = sorted({*SEALS, EVENT})
 
 
