@@ -43,22 +43,6 @@ def grants(application: str, reader: str | None = None) -> Iterator[str]:
         yield _text(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(read))
 
 
-def loose_ends() -> list[str]:
-    """What the role of this connection may do to the past although it need not; empty where it is limited."""
-    found = []
-    with connection.cursor() as cursor:
-        for table in (AuditEvent._meta.db_table, AuditHead._meta.db_table, Delivery._meta.db_table):
-            cursor.execute(
-                "SELECT pg_has_role(relowner, 'MEMBER'), has_table_privilege(oid, 'TRUNCATE') FROM pg_class "
-                "WHERE oid = %s::regclass",
-                [table],
-            )
-            owns, truncates = cursor.fetchone()
-            if owns or truncates:
-                found.append(f"it {'owns' if owns else 'may empty'} the table {table}")
-    return found
-
-
 def _tables() -> list[str]:
     models = {
         model._meta.db_table for model in apps.get_models(include_auto_created=True) if model._meta.managed

@@ -92,7 +92,7 @@ def audit_is_append_only() -> list[CheckMessage]:
         return [
             Warning(
                 "The role of this program owns the audit: it could drop the triggers that guard it.",
-                hint="Let another role own the tables and migrate, and grant this one what it needs.",
+                hint="Let another role own the tables and migrate, and limit this one: keyturn database_roles.",
                 id="keyvault.W014",
             )
         ]
@@ -103,7 +103,7 @@ def audit_is_append_only() -> list[CheckMessage]:
     return [
         Error(
             f"The role of this program may rewrite the audit: {why}.",
-            hint="Connect as a role that is no superuser and may only SELECT and INSERT there.",
+            hint="Connect as a role that is no superuser, limited by: keyturn database_roles.",
             id="keyvault.E014",
         )
     ]
