@@ -92,7 +92,7 @@ def audit_is_append_only() -> list[CheckMessage]:
         return [
             Warning(
                 "The role of this program owns the audit: it could drop the triggers that guard it.",
-                hint="Let another role own the tables and migrate, and limit this one: keyturn database_roles.",
+                hint="Let another role own the tables, and limit this one: keyturn database_roles.",
                 id="keyvault.W014",
             )
         ]
