@@ -19,7 +19,7 @@ from keyvault.crypto.keyring import Keyring
 from tests.conftest import Tell
 from tests.scale import scaled
 
-ROUNDS = scaled("KILLS", 200, 5_000)
+ROUNDS = scaled("KILLS", 500, 5_000)  # on each database
 
 
 @pytest.fixture

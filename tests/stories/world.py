@@ -152,8 +152,7 @@ class World:
 
     @property
     def rotation(self) -> Rotation:
-        rotation = Rotation.objects.filter(key=self.key_id).order_by("-created_at").first()
-        assert rotation is not None
+        rotation, *_ = rotation_rows(self.key_id)
         return rotation
 
     def version(self, number: int) -> KeyVersion:
