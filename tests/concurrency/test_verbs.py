@@ -20,7 +20,7 @@ from rotation import engine
 from rotation.facts import STAGE_EDGES, Stage
 from rotation.models import Operation, Rotation
 from rotation.services import verbs
-from tests.concurrency.brink import Brink
+from tests.concurrency.brink import Brink, Racers
 from tests.concurrency.conftest import HASTY
 from tests.conftest import Tell
 from tests.integration.furniture import at_once, broken_at
@@ -29,7 +29,7 @@ from tests.stories.world import World
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
 
-ROUNDS = scaled("RACES", 200, 10_000)  # of each kind
+ROUNDS = scaled("RACES", 1_000, 10_000)  # of each kind
 FROM_ONE_BRINK = 100  # the last of them goes on to its end at the provider
 AHEAD = 0.02  # seconds that one of both sets out before the other, at most
 STEP = timedelta(seconds=5)
@@ -81,7 +81,14 @@ def brink(w: World, ticks: int) -> Iterator[Callable[[], None]]:
     kept.forget()
 
 
-def races(w: World, ticks: int) -> Iterator[Race]:
+@pytest.fixture
+def racers() -> Iterator[Racers]:
+    both = Racers()
+    yield both
+    both.stop()
+
+
+def races(w: World, ticks: int, racers: Racers) -> Iterator[Race]:
     """The engine and an abort at nearly the same moment, ``ROUNDS`` times."""
     rng = random.Random(20260302)
     for _ in range(ROUNDS // FROM_ONE_BRINK):
@@ -90,11 +97,11 @@ def races(w: World, ticks: int) -> Iterator[Race]:
                 if n > 1:
                     back()
                 outgoing = w.rotation.outgoing
-                aborted = the_race(w, ahead=rng.uniform(-AHEAD, AHEAD))
+                aborted = the_race(w, racers, ahead=rng.uniform(-AHEAD, AHEAD))
                 yield Race(w.rotation, outgoing, aborted, goes_on=n == FROM_ONE_BRINK)
 
 
-def the_race(w: World, ahead: float) -> Exception | Rotation:
+def the_race(w: World, racers: Racers, ahead: float) -> Exception | Rotation:
     """What the person was told; the engine sets out so many seconds ``ahead`` (or, below zero, behind)."""
     rotation_id = w.rotation.id
 
@@ -106,7 +113,7 @@ def the_race(w: World, ahead: float) -> Exception | Rotation:
         threading.Event().wait(max(0.0, ahead))
         return verbs.abort(SYSTEM, rotation_id, reason="race", now=w.now, ring=w.rung.append)
 
-    advanced, aborted = at_once(advance, abort)
+    advanced, aborted = racers.race(advance, abort)
     assert not isinstance(advanced, Exception), advanced
     return aborted
 
@@ -142,12 +149,12 @@ def follow_to_the_end(w: World, race: Race) -> None:
 
 
 @pytest.mark.long
-def test_promote_against_abort(world: Callable[..., World], tell: Tell) -> None:
+def test_promote_against_abort(world: Callable[..., World], racers: Racers, tell: Tell) -> None:
     w = world(policy=replace(HASTY, monitor=timedelta(minutes=1)))
     ticks = ticks_until(w, lambda rotation: rotation.stage == Stage.MONITOR)
     w.run_to("succeeded", step=5, traffic=False)
     outcomes: Counter[str] = Counter()
-    for race in races(w, ticks):
+    for race in races(w, ticks, racers):
         rotation = race.rotation
         assert not isinstance(race.aborted, Exception), race.aborted
         path = check_path(rotation)
@@ -168,13 +175,15 @@ def test_promote_against_abort(world: Callable[..., World], tell: Tell) -> None:
 
 
 @pytest.mark.long
-def test_the_point_of_no_return_against_abort(world: Callable[..., World], tell: Tell) -> None:
+def test_the_point_of_no_return_against_abort(
+    world: Callable[..., World], racers: Racers, tell: Tell
+) -> None:
     # With a cool-off it is the engine that asks for the revoke, and not what a worker brings back.
     w = world(policy=replace(HASTY, cool_off=timedelta(seconds=30)))
     ticks = ticks_until(w, lambda rotation: rotation.revoke_asked_at is not None)
     w.run_to("succeeded", step=5, traffic=False)
     outcomes: Counter[str] = Counter()
-    for race in races(w, ticks):
+    for race in races(w, ticks, racers):
         rotation = race.rotation
         asked = Operation.objects.filter(rotation=rotation, kind="revoke", side="outgoing").count()
         if isinstance(race.aborted, Exception):
