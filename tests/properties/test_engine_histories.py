@@ -33,7 +33,7 @@ from rotation import operations
 from rotation.facts import Kind, OperationState
 from rotation.models import Operation, Rotation
 from rotation.policy import from_json
-from rotation.services import emergencies
+from rotation.services import emergencies, policies
 from rotation.simulators import RunningSimulator, start
 from tests.bootstrap import chosen_database
 from tests.conftest import Tell
@@ -44,7 +44,7 @@ from tests.stories.world import World, rotation_rows
 # In each shard. PostgreSQL sees fewer, for its own ways of locking have tests of its own. Some are shorter
 # (hypothesis tries those too); those that are whole are counted: more than 1,000 on both together.
 SHARDS = 4 if chosen_database() == "postgresql" else 10
-HISTORIES = scaled("HISTORIES", *((60, 600) if chosen_database() == "postgresql" else (100, 1_000)))
+HISTORIES = scaled("HISTORIES", *((70, 700) if chosen_database() == "postgresql" else (120, 1_200)))
 STEPS = 80
 TICKS_TO_END = 100
 MOMENT = timedelta(milliseconds=1)
@@ -396,6 +396,8 @@ def test_no_history_breaks_an_invariant(
     shard: int, db: None, provider: RunningSimulator, settings: Any, tell: Tell
 ) -> None:
     world = World(provider, settings, policy=POLICY, instances=3)
+    # A leak starts a rotation by itself, under the policy of the key: not one that takes days.
+    policies.assign_policy(SYSTEM, world.key, world.policy, now=world.now)
     _stage.update(world=world, beginning=transaction.savepoint())
     _counted.clear()
     limits = hypothesis_settings(
@@ -408,4 +410,4 @@ def test_no_history_breaks_an_invariant(
     )
     run(seed(shard)(Histories), settings=limits)
     tell(f"histories, whole with {STEPS} steps", {**_counted, "broken": 0})
-    assert _counted["whole"] >= 0.75 * HISTORIES
+    assert _counted["whole"] >= 0.6 * HISTORIES
