@@ -76,7 +76,7 @@ endif
 requirements: ## Export uv.lock for those who install with pip
 	$(EXPORT) --output-file requirements/dev.txt >/dev/null
 	$(EXPORT) --only-group bench --output-file requirements/bench.txt >/dev/null
-	$(BIN)/python requirements/describe.py
+	$(BIN)/python -m tests.dependencies
 
 sbom: $(READY) ## Write sbom.cdx.json: every package of an installation, with versions and hashes (needs uv)
 	uv export --frozen --quiet --no-dev --all-extras --format cyclonedx1.5 --output-file sbom.cdx.json >/dev/null

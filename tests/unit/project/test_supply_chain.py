@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
-import pytest
-
+from tests import dependencies
 from tests.conftest import Tell
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -16,33 +13,23 @@ MOST_DIRECT = 30
 ALLOWED = re.compile(r"MIT|BSD|Apache|MPL|Mozilla|LGPL-3\.0|PSF-2\.0")
 
 
-@pytest.fixture(scope="module")
-def describe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("describe", ROOT / "requirements" / "describe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_few_packages_are_chosen_and_each_has_a_reason(describe: ModuleType, tell: Tell) -> None:
+def test_few_packages_are_chosen_and_each_has_a_reason(tell: Tell) -> None:
     text = (ROOT / "pyproject.toml").read_text()
     section = text[text.index("\ndependencies = [") : text.index("[project.scripts]")]
     named = re.findall(r'"([A-Za-z0-9-]+)[^"]*[<>=][^"]*"', section)
-    assert set(describe.direct()) == set(named)
+    assert set(dependencies.direct()) == set(named)
     assert len(named) <= MOST_DIRECT
-    tell("runtime packages", {"direct": len(named), "in all": len(describe.everything())})
+    tell("runtime packages", {"direct": len(named), "in all": len(dependencies.everything())})
 
 
-def test_every_licence_allows_its_use(describe: ModuleType) -> None:
-    found = {name: describe.licence(name) for name in describe.everything()}
+def test_every_licence_allows_its_use() -> None:
+    found = {name: dependencies.licence(name) for name in dependencies.everything()}
     odd = {name: text for name, text in found.items() if text is not None and not ALLOWED.search(text)}
     assert odd == {}
 
 
-def test_the_list_of_packages_is_up_to_date(describe: ModuleType) -> None:
-    assert describe.PAGE.read_text() == describe.page(), "run: make requirements"
+def test_the_list_of_packages_is_up_to_date() -> None:
+    assert dependencies.PAGE.read_text() == dependencies.page(), "run: make requirements"
 
 
 def test_every_package_is_pinned_by_its_hash() -> None:

@@ -1,6 +1,6 @@
 """Write docs/dependencies.md: what Keyturn needs at run time, why, and under which licences.
 
-``python requirements/describe.py`` prints it; ``make requirements`` writes it; a test compares.
+``python -m tests.dependencies`` and ``make requirements`` write it; a test compares.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def licence(name: str) -> str | None:
         told = metadata(name)
     except PackageNotFoundError:
         return None
-    expression = told.get("License-Expression") or ""
-    short = (told.get("License") or "").strip()
+    expression = told["License-Expression"] or ""
+    short = (told["License"] or "").strip()
     classified = [
         line.rpartition("::")[2].strip() for line in told.get_all("Classifier") or () if "License ::" in line
     ]
