@@ -77,8 +77,7 @@ def licence(name: str) -> str | None:
         told = metadata(name)
     except PackageNotFoundError:
         return None
-    expression = told["License-Expression"] if "License-Expression" in told else ""
-    short = told["License"].strip() if "License" in told else ""
+    expression, short = (" ".join(told.get_all(name) or ()) for name in ("License-Expression", "License"))
     classified = [
         line.rpartition("::")[2].strip() for line in told.get_all("Classifier") or () if "License ::" in line
     ]
