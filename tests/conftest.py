@@ -140,7 +140,7 @@ def loopback_only() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def canaries() -> Iterator[Any]:
+def leak_watch() -> Iterator[Any]:
     from tests.leaks.watch import watching
 
     with watching() as watch:
@@ -148,10 +148,11 @@ def canaries() -> Iterator[Any]:
 
 
 @pytest.fixture(autouse=True)
-def _no_leak(canaries: Any) -> Iterator[None]:
+def _no_leak(leak_watch: Any) -> Iterator[None]:
     """No secret that a test made is in a log or in a statement to the database, in any test."""
+    leak_watch.listen()
     yield
-    found, canaries.found = canaries.found, []
+    found, leak_watch.found = leak_watch.found, []
     assert found == [], "a secret was seen"
 
 

@@ -114,6 +114,8 @@ _SENTENCES: Mapping[str, str] = {
     "database:reconciled": "reconciled the restored database: {applied} ended again, {held} keys held",
     "backup:made": "made a backup of everything up to event {sequence}",
     "keyring:escrowed": "put the keyring in escrow",
+    "consumer:token:replayed": "used a token of {consumer} that no longer works ({hint})",
+    "leak:scanned": "reported {what} {hint}, found in the open: {outcome}",
     "deliveries:sealed": "sealed {count} deliveries, {first} to {last}, into the audit chain",
     "deliveries:forgotten": "forgot the deliveries up to {last}, which are older than is kept",
     "audit:exported": "exported audit events as {form}",

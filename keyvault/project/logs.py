@@ -64,8 +64,8 @@ _SECRET_SHAPES = (
     (re.compile(r"(?i)\b(Bearer|Token|AccessToken|Basic)(\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1\2{MASK}"),
     # a password inside a URL
     (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@"), rf"\1:{MASK}@"),
-    # the one-time set-up link
-    (re.compile(r"(/setup/)[A-Za-z0-9_-]{8,}"), rf"\1{MASK}"),
+    # the one-time links: of the first administrator, and of people who were invited
+    (re.compile(r"(/(?:setup|join)/)[A-Za-z0-9_-]{8,}"), rf"\1{MASK}"),
 )
 
 _MAX_DEPTH = 8

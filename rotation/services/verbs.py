@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, NotRequired, TypedDict, Unpack
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 
 from keyvault.actors import Actor
 from keyvault.crypto.secret import Secret
@@ -257,12 +257,16 @@ def _resume(rotation: Rotation, said: Said) -> None:
 
 
 def _forget(rotation: Rotation, *kinds: Kind) -> None:
-    """Let failed steps be tried again: their operations no longer count."""
+    """Let failed steps be tried again: their operations no longer count.
+
+    What may have made a key still does: the provider has to be asked for that key first.
+    """
     settled = Operation.objects.filter(rotation=rotation, kind__in=kinds).exclude(
         state__in=[OperationState.PENDING, OperationState.RUNNING]
     )
     lasting = [Kind.DISABLE, Kind.REVOKE, Kind.ISSUE]
-    settled.exclude(kind__in=lasting, state=OperationState.DONE).update(superseded=True)
+    kept = Q(kind__in=lasting, state=OperationState.DONE) | Q(kind=Kind.ISSUE, state=OperationState.UNKNOWN)
+    settled.exclude(kept).update(superseded=True)
 
 
 def _advance(rotation: Rotation, said: Said) -> None:

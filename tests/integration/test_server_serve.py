@@ -82,7 +82,7 @@ def test_a_keyring_that_cannot_be_used_is_noticed_before_anything_is_served(
     finally:
         end(process)
     assert process.returncode == 1
-    assert "KeyringError" in log.read_text()
+    assert "keyturn: the document:" in log.read_text()
     assert "celery@" not in log.read_text()
 
 

@@ -46,11 +46,11 @@ def by_a_query(text: str) -> None:
 @pytest.mark.parametrize(
     "leak", [by_structlog, by_logging, by_an_error, by_a_column, by_a_part_of_a_column, by_a_query]
 )
-def test_a_leak_is_seen(leak: Callable[[str], None], canaries: Any) -> None:
+def test_a_leak_is_seen(leak: Callable[[str], None], leak_watch: Any) -> None:
     secret = fresh_secret()
     leak("something-else-1234567890")
     Team.objects.all().delete()
-    assert canaries.found == []
+    assert leak_watch.found == []
     leak(secret.expose())
-    assert canaries.found != []
-    canaries.found.clear()
+    assert leak_watch.found != []
+    leak_watch.found.clear()

@@ -32,6 +32,13 @@ class Watch:
         self.known: set[str] = set()
         self.found: list[str] = []
         self.looked = 0
+        self.lines: logging.Handler = logging.NullHandler()
+
+    def listen(self) -> None:
+        """Hear every record from now on, also after a test that configured logging anew."""
+        root = logging.getLogger()
+        if self.lines not in root.handlers:
+            root.addHandler(self.lines)
 
     def remember(self, text: str) -> None:
         if len(text) >= LEAST and any(character.isdigit() for character in text):
@@ -81,7 +88,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def watching() -> Iterator[Watch]:
-    watch, make, lines = Watch(), Secret.__init__, None
+    watch, make = Watch(), Secret.__init__
 
     def made(self: Secret, text: str) -> None:
         make(self, text)
@@ -97,11 +104,10 @@ def watching() -> Iterator[Watch]:
         if statement not in connection.execute_wrappers:
             connection.execute_wrappers.append(statement)
 
-    lines = _Lines(watch)
-    logging.getLogger().addHandler(lines)
+    watch.lines = _Lines(watch)
     connection_created.connect(connected, weak=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Secret, "__init__", made)
         yield watch
     connection_created.disconnect(connected)
-    logging.getLogger().removeHandler(lines)
+    logging.getLogger().removeHandler(watch.lines)

@@ -368,3 +368,18 @@ def test_messages_that_come_twice_and_backwards_change_nothing(world: Build) -> 
     attempts = Operation.objects.filter(rotation=w.rotation).exclude(kind=Kind.PROBE)
     assert set(attempts.values_list("attempt", flat=True)) == {1}
     assert live(w) == [of(w, Kind.ISSUE).label]
+
+
+def test_who_resumes_while_an_answer_is_lost_makes_no_second_key(world: Build) -> None:
+    """The key that a worker made before it died is asked for, also when a person was called in between."""
+    w = world()
+    w.start()
+    operation = operations.claim(of(w, Kind.ISSUE).id, w.now)
+    assert operation is not None
+    operations.call(operation, w.now)  # the provider makes the key, and nobody is left to hear of it
+    w.now += timedelta(hours=6)
+    w.run(lambda: w.rotation.attention == "overdue", most=3)
+    w.verb("resume")
+    w.run_to("succeeded")
+    made = [view for view in w.control.keys() if view.label.startswith(f"keyturn-{w.rotation.id.hex[:20]}")]
+    assert len(made) == 1

@@ -191,11 +191,11 @@ def test_without_a_goal_there_is_no_verdict() -> None:
 def test_every_line_of_the_table_comes_from_a_case_that_is_planned() -> None:
     rounds = {plan.name: [Round(1.0)] for plan in plans.PLANS}
     beside = Beside([2.0], [1.0], [3.0], 300_000_000, 1_000_000, 200, 1.0, {1: 100.0, 4: 200.0, 32: 320.0})
-    beside = replace(beside, pages=dict.fromkeys(PAGES, 20.0), page_keys=100_000)
+    beside = replace(beside, pages=dict.fromkeys(PAGES, 20.0), page_keys=100_000, proved_per_second=60_000.0)
     lines = table(rounds, beside)
     assert [line.work for line in lines if line.spread is None] == []
     assert len({line.work for line in lines}) == len(lines)
-    assert sum(line.limit is not None for line in lines) == 21
+    assert sum(line.limit is not None for line in lines) == 22
 
 
 def test_the_least_is_hello_world_and_a_share_of_the_commit() -> None:

@@ -256,6 +256,7 @@ class TestKeys:
             '{"a": "no key"}',
             json.dumps({"a": pem(ec.generate_private_key(ec.SECP384R1()))}),
         ],
+        ids=["cut off", "a list", "a number", "no key", "another curve"],  # the last one is new every time
     )
     def test_anything_else_stops_the_start(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"scanner"):

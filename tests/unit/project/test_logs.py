@@ -78,6 +78,7 @@ def test_our_tokens_are_masked_wherever_they_stand(lines: io.StringIO, kind: Tok
         ("postgres://keyturn:hunter22@db/keyturn", "hunter22"),
         ("redis://:hunter22@cache/0", "hunter22"),
         ("GET /setup/Zm9vYmFyYmF6cXV4/", "Zm9vYmFyYmF6cXV4"),
+        ("GET /join/Zm9vYmFyYmF6cXV4/", "Zm9vYmFyYmF6cXV4"),
     ],
 )
 def test_other_shapes_of_secrets_are_masked(text: str, hidden: str) -> None:
