@@ -381,5 +381,6 @@ def test_who_resumes_while_an_answer_is_lost_makes_no_second_key(world: Build) -
     w.run(lambda: w.rotation.attention == "overdue", most=3)
     w.verb("resume")
     w.run_to("succeeded")
-    made = [view for view in w.control.keys() if view.label.startswith(f"keyturn-{w.rotation.id.hex[:20]}")]
+    views = w.control.keys()
+    made = [view for view in views if view.label.startswith(f"keyturn-{w.rotation.id.hex[:20]}")]
     assert len(made) == 1
