@@ -21,10 +21,9 @@ _OURS: Final = "KEYTURN_TEST_BASE"
 _OUTSIDE: Final = ("DATABASE_URL", "CELERY_BROKER_URL", "ALLOWED_HOSTS", "CACHE_URL")
 DATABASES: Final = ("sqlite", "postgresql")
 
-# A test database need not survive a power cut; killing its processes loses nothing with these either.
+# A test database need not survive a power cut: what the kernel has is safe from kill -9.
 _POSTGRESQL_CONF = """
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 max_connections = 300
 shared_buffers = 128MB
@@ -38,8 +37,15 @@ def chosen_database() -> str:
     return chosen
 
 
-def start_postgresql(folder: Path) -> Any:
-    """Start PostgreSQL with its files in ``folder``. Returns the server: ``get_uri()``, ``stop()``."""
+# A commit is confirmed before even the kernel has it, so nobody may kill such a server.
+_HURRIED: Final = "synchronous_commit = off\n"
+
+
+def start_postgresql(folder: Path, *, killed: bool = False) -> Any:
+    """Start PostgreSQL with its files in ``folder``. Returns the server: ``get_uri()``, ``stop()``.
+
+    ``killed``: the test will kill it, and what it has confirmed has to be there afterwards.
+    """
     runtime = folder.with_name("runtime")
     runtime.mkdir(mode=0o700)
     # Where the wheel puts its lock; it warns when the login session did not set this.
@@ -50,7 +56,7 @@ def start_postgresql(folder: Path) -> Any:
     server = get_server(folder, cleanup_mode="stop", start=False)
     server.ensure_pgdata_inited()
     with (folder / "postgresql.conf").open("a", encoding="utf-8") as conf:
-        conf.write(_POSTGRESQL_CONF)
+        conf.write(_POSTGRESQL_CONF if killed else _POSTGRESQL_CONF + _HURRIED)
     server.start()
     return server
 

@@ -186,7 +186,7 @@ class OwnPostgreSQL:
     """A PostgreSQL server of a test's own, which the test may kill and start again."""
 
     def __init__(self, folder: Path) -> None:
-        self._server: Any = start_postgresql(folder / "postgresql")
+        self._server: Any = start_postgresql(folder / "postgresql", killed=True)
         self.url = str(self._server.get_uri())
 
     def kill(self) -> None:

@@ -15,12 +15,12 @@ from django.db import connection, transaction
 
 from keyvault import audit
 from keyvault.actors import SYSTEM
-from keyvault.models import SealMark
+from keyvault.models import Delivery, SealMark
 from keyvault.services.inserting import newest_delivery
 from keyvault.upsert import insert
 
 EVENT: Final = "deliveries:sealed"
-BATCH: Final = 20_000  # ids in one seal
+BATCH: Final = 20_000  # deliveries in one seal
 
 # One delivery as text. Fields of any length come with it, so that no two rows give the same text.
 _SECONDS: Final = {
@@ -60,7 +60,11 @@ def _seal_range(newest: int, now: datetime) -> int | None:
     mark = SealMark.objects.select_for_update(skip_locked=skip).filter(id=1).first()
     if mark is None or newest <= mark.delivery_id:
         return None
-    first, last = mark.delivery_id + 1, min(mark.delivery_id + BATCH, newest)
+    rows = Delivery.objects.filter(id__gt=mark.delivery_id, id__lte=newest).order_by("id")
+    if not rows.exists():
+        return None
+    ids = rows.values_list("id", flat=True)[BATCH - 1 : BATCH]
+    first, last = mark.delivery_id + 1, next(iter(ids), newest)
     found = digest_of(first, last)
     SealMark.objects.filter(pk=mark.pk).update(delivery_id=last)
     audit.record(EVENT, actor=SYSTEM, now=now, first=first, last=last, count=found.rows, sha256=found.sha256)

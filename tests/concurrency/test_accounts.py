@@ -41,7 +41,8 @@ def test_one_code_that_comes_often_at_once_in_many_spellings_counts_once(
     asked = [confirm(client_of("lena"), spellings[number % 4]) for number in range(AT_ONCE)]
     answers = returned(at_once(*asked))
     tell("one code at once", {"requests": AT_ONCE, "successes": answers.count(302)})
-    assert sorted(answers) == [200] * (AT_ONCE - 1) + [302]
+    assert answers.count(302) == 1
+    assert set(answers) == {200, 302, 429}  # after five tries of one person nobody looks at the code any more
 
 
 def test_a_set_up_link_makes_one_person(furniture: Furniture) -> None:

@@ -81,6 +81,7 @@ def old_delivery(apps: Any, reader: Traffic, at: datetime) -> None:
     )
 
 
+@pytest.mark.postgresql  # where such tables are large
 @pytest.mark.django_db(transaction=True)
 def test_the_migration_keeps_every_delivery_and_every_open_job(transactional_db: None) -> None:
     reader = traffic(furnish())
