@@ -11,12 +11,11 @@ from allauth.mfa.recovery_codes import views as codes
 from allauth.mfa.totp import views as totp
 from allauth.mfa.webauthn import views as webauthn
 from allauth.socialaccount import views as provided
-from allauth.socialaccount.providers.openid_connect import views as openid_connect
 from django.contrib.auth.decorators import login_required
 from django.urls import URLPattern, URLResolver, path
 
 from keyvault.console.fresh import confirmed, confirmed_or_new
-from keyvault.project.single_sign_on import begin
+from keyvault.project.single_sign_on import begin, callback
 
 urlpatterns: list[URLResolver | URLPattern] = [
     path("login/", account.login, name="account_login"),
@@ -54,7 +53,7 @@ urlpatterns: list[URLResolver | URLPattern] = [
         name="mfa_remove_webauthn",
     ),
     path("sso/<slug:provider_id>/", begin, name="openid_connect_login"),
-    path("sso/<slug:provider_id>/callback/", openid_connect.callback, name="openid_connect_callback"),
+    path("sso/<slug:provider_id>/callback/", callback, name="openid_connect_callback"),
     path("sso-cancelled/", provided.login_cancelled, name="socialaccount_login_cancelled"),
     path("sso-error/", provided.login_error, name="socialaccount_login_error"),
 ]

@@ -1,8 +1,8 @@
 """A small OpenID Connect provider: allauth's own, in a process of its own.
 
 ``python -m tests.integration.identity_provider CALLBACK PEOPLE`` prints its port and serves until it ends.
-PEOPLE is a JSON file, name -> groups, that is read anew with every request. Who is signed in is told by the
-header ``X-Person``; everything after that is the protocol.
+PEOPLE is a JSON file, name -> groups (and ``wrong``), that is read anew with every request. Who is signed in
+is told by the header ``X-Person``; everything after that is the protocol.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def configure() -> None:
             "django.contrib.messages.middleware.MessageMiddleware",
             "tests.integration.identity_provider.person_of_header",
             "allauth.account.middleware.AccountMiddleware",
+            "tests.integration.identity_claims.misbehaving",
         ],
         AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.ModelBackend"],
         USE_TZ=True,

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 from django.test import Client
+from structlog.testing import capture_logs
 
 from keyvault import clock
 from keyvault.actors import SYSTEM
@@ -19,7 +21,9 @@ from keyvault.domain import OrganisationRole, Role
 from keyvault.models import AuditEvent, Membership, Team, User
 from keyvault.project.group_roles import Given, given_by, groups_in, parse_rules
 from keyvault.services import people, sso_roles
+from tests.conftest import Tell
 from tests.integration.console import House, build, client_of
+from tests.integration.identity_claims import WRONG_CLAIMS, WRONG_OTHERWISE
 from tests.integration.identity_provider import CLIENT, SECRET
 
 NONE, AUDITOR, ADMIN = OrganisationRole.NONE, OrganisationRole.AUDITOR, OrganisationRole.ADMIN
@@ -152,7 +156,7 @@ class Provider:
     def __init__(self, port: int, people: Path) -> None:
         self.issuer, self.people = f"http://127.0.0.1:{port}", people
 
-    def says(self, **groups: list[str]) -> None:
+    def says(self, **groups: list[str] | str) -> None:
         self.people.write_text(json.dumps(groups), encoding="utf-8")
 
     def sign_in(self, username: str, client: Client, query: str = "") -> Any:
@@ -166,30 +170,30 @@ class Provider:
         return client.get(location.removeprefix("http://testserver"))
 
 
-@pytest.fixture
-def provider(tmp_path: Path, settings: Any) -> Iterator[Provider]:
-    people = tmp_path / "people.json"
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    people = tmp_path_factory.mktemp("provider") / "people.json"
     people.write_text("{}", encoding="utf-8")
     program = [sys.executable, "-m", "tests.integration.identity_provider", CALLBACK, str(people)]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        found = Provider(int(process.stdout.readline()), people)
-        app: dict[str, Any] = {
-            "provider_id": "sso",
-            "name": "the company",
-            "client_id": CLIENT,
-            "secret": SECRET,
-        }
-        app["settings"] = {"server_url": found.issuer}
-        settings.KEYTURN_OIDC_ISSUER = found.issuer
-        connect = {"OAUTH_PKCE_ENABLED": True, "SCOPE": ["openid", "profile", "email"], "APPS": [app]}
-        settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": connect}
-        settings.KEYTURN_OIDC_ROLES = parse_rules(TABLE)
-        yield found
+        yield Provider(int(process.stdout.readline()), people)
     finally:
         process.terminate()
         process.communicate(timeout=10)  # closes the pipe too
+
+
+@pytest.fixture
+def provider(running: Provider, settings: Any) -> Provider:
+    running.says()
+    app: dict[str, Any] = {"provider_id": "sso", "name": "the company", "client_id": CLIENT, "secret": SECRET}
+    app["settings"] = {"server_url": running.issuer}
+    settings.KEYTURN_OIDC_ISSUER = running.issuer
+    connect = {"OAUTH_PKCE_ENABLED": True, "SCOPE": ["openid", "profile", "email"], "APPS": [app]}
+    settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": connect}
+    settings.KEYTURN_OIDC_ROLES = parse_rules(TABLE)
+    return running
 
 
 def test_people_of_the_provider_come_in_with_the_roles_of_their_groups(
@@ -236,3 +240,59 @@ def test_people_of_the_provider_come_in_with_the_roles_of_their_groups(
     tampered = Client()
     tampered.get("/accounts/sso/sso/")
     assert "did not work" in tampered.get(f"{CALLBACK}?code=x&state=made-up").content.decode()
+
+
+@pytest.mark.once
+def test_what_the_provider_says_is_believed_only_when_it_is_signed_fresh_and_for_us(
+    house: House, provider: Provider, settings: Any, tell: Tell
+) -> None:
+    refused = {}
+    for wrong in (*WRONG_CLAIMS, *WRONG_OTHERWISE):
+        provider.says(nora=["media-leads"], wrong=wrong if wrong != "document" else "")
+        browser = Client()
+        start = browser.get("/accounts/sso/sso/")
+        back = httpx.get(start["Location"], headers={"X-Person": "nora"}, trust_env=False)
+        provider.says(nora=["media-leads"], wrong=wrong)
+        with capture_logs() as told:
+            page = browser.get(back.headers["Location"].removeprefix("http://testserver"))
+        assert "did not work" in page.content.decode(), wrong
+        assert "_auth_user_id" not in browser.session, wrong
+        refused[wrong] = next(line["code"] for line in told if line["event"] == "sso_refused")
+    assert refused == {
+        "issuer": "id_token_InvalidIssuerError",
+        "nonce": "nonce_differs",
+        "no nonce": "nonce_differs",
+        "audience": "id_token_InvalidAudienceError",
+        "several without a party": "party_differs",
+        "party": "party_differs",
+        "expired": "id_token_ExpiredSignatureError",
+        "from the future": "id_token_ImmatureSignatureError",
+        "no subject": "subject_unusable",
+        "signature": "id_token_InvalidSignatureError",
+        "unsigned": "algorithm_refused",
+        "shared secret": "algorithm_refused",
+        "document": "issuer_differs",
+        "user info": "subject_differs",
+    }
+    assert not User.objects.filter(username="nora").exists()
+    tell("refused", {"kinds": len(refused)})
+
+    # The same words come in where nothing is wrong; an issuer that is spelled otherwise is another one.
+    provider.says(nora=["media-leads"])
+    assert provider.sign_in("nora", Client()).status_code == 302
+    settings.KEYTURN_OIDC_ISSUER = f"{provider.issuer}/"
+    page = Client().get("/accounts/sso/sso/")
+    assert (page.status_code, "did not work" in page.content.decode()) == (503, True)
+
+
+@pytest.mark.once
+def test_a_link_adds_nothing_to_the_question(house: House, provider: Provider) -> None:
+    extra = (
+        "scope=offline_access&auth_params=nonce%3Dx%26redirect_uri%3Dhttps%3A%2F%2Fevil.example%26state%3Dx"
+    )
+    asked = [parse_qs(urlsplit(Client().get(f"/accounts/sso/sso/?{extra}")["Location"]).query) for _ in "12"]
+    for question in asked:
+        assert question["redirect_uri"] == [CALLBACK]
+        assert set(question["scope"][0].split()) == {"openid", "profile", "email"}
+        assert len(question["nonce"][0]) == 32
+    assert asked[0]["nonce"] != asked[1]["nonce"]
