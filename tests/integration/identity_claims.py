@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
 
+from tests.integration.identity_provider import WRONG_CLAIMS, Claims
+
 urlpatterns = [path("", include("allauth.idp.urls"))]
 
-Claims = dict[str, Any]
-# One claim that should be refused.
-WRONG_CLAIMS: dict[str, Callable[[Claims], Claims]] = {
-    "issuer": lambda claims: {"iss": claims["iss"] + "/"},
-    "nonce": lambda claims: {"nonce": claims["nonce"][::-1]},
-    "no nonce": lambda claims: {"nonce": None},
-    "audience": lambda claims: {"aud": "somebody-else"},
-    "several without a party": lambda claims: {"aud": [claims["aud"], "somebody-else"]},
-    "party": lambda claims: {"azp": "somebody-else"},
-    "expired": lambda claims: {"iat": claims["iat"] - 3600, "exp": claims["iat"] - 120},
-    "from the future": lambda claims: {"iat": claims["iat"] + 600},
-    "no subject": lambda claims: {"sub": ""},
-}
-# A document or a signature that should be.
-WRONG_OTHERWISE = ("signature", "unsigned", "shared secret", "document", "user info")
 _stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
@@ -68,7 +54,7 @@ def _signed_anew(token: str, wrong: str) -> str:
     if wrong == "signature":
         return jwt.encode(claims, _stranger, "RS256", headers)
     if wrong == "unsigned":
-        return jwt.encode(claims, None, "none", headers)
+        return jwt.encode(claims, "", "none", headers)
     if wrong == "shared secret":
         return jwt.encode(claims, "made-up-client-secret-that-is-long", "HS256", headers)
     return token

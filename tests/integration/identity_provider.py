@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -17,6 +18,22 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 CLIENT, SECRET = "keyturn", "made-up-client-secret"
+
+Claims = dict[str, Any]
+# One claim that should be refused.
+WRONG_CLAIMS: dict[str, Callable[[Claims], Claims]] = {
+    "issuer": lambda claims: {"iss": claims["iss"] + "/"},
+    "nonce": lambda claims: {"nonce": claims["nonce"][::-1]},
+    "no nonce": lambda claims: {"nonce": None},
+    "audience": lambda claims: {"aud": "somebody-else"},
+    "several without a party": lambda claims: {"aud": [claims["aud"], "somebody-else"]},
+    "party": lambda claims: {"azp": "somebody-else"},
+    "expired": lambda claims: {"iat": claims["iat"] - 3600, "exp": claims["iat"] - 120},
+    "from the future": lambda claims: {"iat": claims["iat"] + 600},
+    "no subject": lambda claims: {"sub": ""},
+}
+# A document or a signature that should be.
+WRONG_OTHERWISE = ("signature", "unsigned", "shared secret", "document", "user info")
 
 
 class Quiet(WSGIRequestHandler):

@@ -23,8 +23,7 @@ from keyvault.project.group_roles import Given, given_by, groups_in, parse_rules
 from keyvault.services import people, sso_roles
 from tests.conftest import Tell
 from tests.integration.console import House, build, client_of
-from tests.integration.identity_claims import WRONG_CLAIMS, WRONG_OTHERWISE
-from tests.integration.identity_provider import CLIENT, SECRET
+from tests.integration.identity_provider import CLIENT, SECRET, WRONG_CLAIMS, WRONG_OTHERWISE
 
 NONE, AUDITOR, ADMIN = OrganisationRole.NONE, OrganisationRole.AUDITOR, OrganisationRole.ADMIN
 TABLE = {
