@@ -95,6 +95,11 @@ _SENTENCES: Mapping[str, str] = {
     "rotation:operation": "called the provider: {operation} ({outcome})",
     "rotation:finished": "finished the rotation: {stage}",
     "user:password:set": "set the password of {user}",
+    "user:signed-in": "signed in by {how}",
+    "user:signed-out": "signed out: {why}",
+    "user:sign-in:failed": "saw {count} wrong attempts to be {user} ({what})",
+    "user:sign-in:limited": "stopped looking at attempts to be {user} ({what}), {count} times",
+    "sign-on:refused": "did not believe the provider of single sign-on: {code}",
     "user:email:set": "set the mail address of {user}",
     "channel:created": "created the channel {channel} ({kind})",
     "channel:changed": "changed the channel {channel}",
@@ -134,6 +139,8 @@ _SMALL = (
     "key:previous:retired",
     "rotation:operation",
     "policy:assigned",
+    "user:signed-in",
+    "user:signed-out",
 )
 
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, cast
 
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.internal.flows.login import get_authentication_records
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 
+from keyvault import clock
+from keyvault.models import User
 from keyvault.project import attempts
+from keyvault.services import people, sign_ins
+
+_WAYS: Final = {
+    "password": "password",
+    "socialaccount": "single sign-on",
+    "webauthn": "passkey",
+    "totp": "authenticator app",
+    "recovery_codes": "recovery code",
+}
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -27,7 +40,33 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         if self._login_failed_rl_usage is None:
             raise self.validation_error("too_many_login_attempts")
 
+    def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
+        attempts.note_failure(request, credentials.get("username", ""), "password")
+
+    def set_password(self, user: Any, password: str) -> None:
+        """By the person, who has confirmed the old one."""
+        with transaction.atomic():
+            super().set_password(user, password)
+            people.note_password(user, now=clock.now())
+
+    def logout(self, request: HttpRequest) -> None:
+        sign_ins.signed_out(cast(User, request.user), why="by hand", now=clock.now())
+        super().logout(request)
+
     def post_login(self, request: HttpRequest, user: Any, **more: Any) -> HttpResponse:
+        sign_ins.signed_in(
+            user,
+            how=_how(request, user),
+            address=attempts.address_of(request),
+            known=bool(attempts.device_of(request, user.get_username())),
+            now=clock.now(),
+        )
         response: HttpResponse = super().post_login(request, user, **more)
         attempts.remember(request, response, user.get_username())
         return response
+
+
+def _how(request: HttpRequest, user: Any) -> str:
+    """The ways in which this person has shown who it is, in their order."""
+    ways = [record.get("type") or record["method"] for record in get_authentication_records(request, user)]
+    return " and ".join(dict.fromkeys(_WAYS[way] for way in ways))

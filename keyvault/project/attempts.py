@@ -19,6 +19,10 @@ from django.core import signing
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import salted_hmac
 
+from keyvault import clock
+from keyvault.project.middleware import afterwards
+from keyvault.services import sign_ins
+
 # What stands in allauth's words: how many, in how long, of one subject.
 PER_DEVICE: Final = "5/5m/key"
 PER_NETWORK: Final = "5/5m/key"
@@ -39,6 +43,26 @@ def normalised(login: str) -> str:
 
 def consume(request: HttpRequest, login: str, what: str) -> RateLimitUsage | None:
     """Count one attempt; None where it is one too many. ``what``: the kind of secret that is tried."""
+    used = _consume(request, login, what)
+    if used is None:
+        note_failure(request, login, what, limited=True)
+    return used
+
+
+def note_failure(request: HttpRequest, login: str, what: str, *, limited: bool = False) -> None:
+    """Into the audit, once the answer is out: it must not take longer for a name that somebody has."""
+    address, now = address_of(request), clock.now()
+    afterwards(
+        request,
+        lambda: sign_ins.failed(login, what=what, address=address, limited=limited, now=now),
+    )
+
+
+def address_of(request: HttpRequest) -> str:
+    return str(request.META.get("REMOTE_ADDR") or "")
+
+
+def _consume(request: HttpRequest, login: str, what: str) -> RateLimitUsage | None:
     name = normalised(login)
     device = device_of(request, name)
     if device:

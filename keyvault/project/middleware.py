@@ -17,6 +17,7 @@ from keyvault.project.failures import error_response, for_status, is_api
 log = structlog.get_logger("keyturn.request")
 
 Handler = Callable[[HttpRequest], HttpResponse]
+Work = Callable[[], object]
 
 _PERMISSIONS = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()"
 
@@ -31,6 +32,8 @@ def request_context(get_response: Handler) -> Handler:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             response = _in_api_shape(request, get_response(request))
             response["X-Request-ID"] = request_id
+            for work in getattr(request, "keyturn_afterwards", ()):
+                response._resource_closers.append(_bound(work, request_id))  # type: ignore[attr-defined]
             if not request.path_info.startswith(settings.STATIC_URL):
                 response["Cache-Control"] = "no-store"
                 response.headers.setdefault("Permissions-Policy", _PERMISSIONS)
@@ -44,6 +47,25 @@ def request_context(get_response: Handler) -> Handler:
         return response
 
     return middleware
+
+
+def afterwards(request: HttpRequest, work: Work) -> None:
+    """Do this when the answer is out, so that the time which it takes tells the caller nothing."""
+    waiting: list[Work] = request.__dict__.setdefault("keyturn_afterwards", [])
+    waiting.append(work)
+
+
+def _bound(work: Work, request_id: str) -> Work:
+    def run() -> None:
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                work()
+            except Exception:
+                # Django drops what is raised here.
+                log.exception("afterwards")
+                raise
+
+    return run
 
 
 def _in_api_shape(request: HttpRequest, response: HttpResponse) -> HttpResponse:

@@ -99,6 +99,7 @@ class _OnceOnly:
                 self.authenticator = factor
                 usage.rollback()
                 return code
+        attempts.note_failure(context.request, self.user.get_username(), "code")
         raise get_adapter().validation_error("incorrect_code")
 
 

@@ -10,8 +10,10 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 
+from keyvault import clock
 from keyvault.console.access import actor_of, is_fragment
 from keyvault.console.fresh import go
+from keyvault.services import sign_ins
 from keyvault.services.second_factors import has_second_factor
 
 Handler = Callable[[HttpRequest], HttpResponse]
@@ -33,7 +35,9 @@ def session_limits(get_response: Handler) -> Handler:
         # Only a request that carries a session is looked at: the API has none and needs no query.
         if settings.SESSION_COOKIE_NAME in request.COOKIES and request.user.is_authenticated:
             now = int(timezone.now().timestamp())
-            if _is_over(request, now):
+            over = _over(request, now)
+            if over:
+                sign_ins.signed_out(request.user, why=over, now=clock.now())
                 logout(request)
             elif not _by_itself(request) and now - request.session.get(_SEEN, 0) >= _NOTED_EVERY:
                 request.session[_SEEN] = now
@@ -42,12 +46,13 @@ def session_limits(get_response: Handler) -> Handler:
     return middleware
 
 
-def _is_over(request: HttpRequest, now: int) -> bool:
+def _over(request: HttpRequest, now: int) -> str:
+    """Why this session is over; empty where it is not."""
     started = request.session.setdefault(_STARTED, now)
     if now - started >= settings.SESSION_COOKIE_AGE:
-        return True
+        return "the session was too old"
     idle: int = now - request.session.get(_SEEN, now)
-    return idle >= IDLE and actor_of(request).is_elevated
+    return "the session was idle" if idle >= IDLE and actor_of(request).is_elevated else ""
 
 
 def _by_itself(request: HttpRequest) -> bool:

@@ -24,7 +24,7 @@ from keyvault import clock
 from keyvault.project import id_tokens
 from keyvault.project.group_roles import Given, given_by, groups_in
 from keyvault.project.outbound import session_by_egress
-from keyvault.services import sso_roles
+from keyvault.services import sign_ins, sso_roles
 
 log = structlog.get_logger("keyturn.people")
 
@@ -106,6 +106,7 @@ def _talk(request: HttpRequest, view: Any, provider_id: str) -> HttpResponse:
 def _note(error: BaseException | None) -> None:
     if isinstance(error, id_tokens.Refused):
         log.error("sso_refused", code=error.code)
+        sign_ins.provider_refused(error.code, now=clock.now())
     elif error is not None:
         log.warning("sso_provider_unavailable", error=type(error).__name__)
 

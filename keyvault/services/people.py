@@ -324,3 +324,10 @@ def set_password(username: str, password: str, *, now: datetime) -> User:
     user.save(update_fields=["password"])
     audit.record("user:password:set", actor=SYSTEM, now=now, subject=str(user.pk), user=username)
     return user
+
+
+@transaction.atomic
+def note_password(user: User, *, now: datetime) -> None:
+    """A person has chosen another password. Call it in the transaction of the change."""
+    name = user.get_username()
+    audit.record("user:password:set", actor=actor_for(user), now=now, subject=str(user.pk), user=name)
