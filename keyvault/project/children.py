@@ -137,7 +137,7 @@ def worker() -> None:
 
     worker_ready.connect(start, weak=False)
     worker_shutting_down.connect(stop, weak=False)
-    app.worker_main(
+    code = app.start(
         [
             "--quiet",
             "worker",
@@ -149,6 +149,7 @@ def worker() -> None:
             "--loglevel=INFO",
         ]
     )
+    raise SystemExit(code)  # so that whoever started it knows a failure from an end
 
 
 _ROLES = {"prepare": prepare, "web": web, "worker": worker}

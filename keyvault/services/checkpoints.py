@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from keyvault.crypto import signed
+from keyvault.durable import append_lines
 from keyvault.keystore import installation_id, keys
 from keyvault.models import AuditEvent, AuditHead, ChangeCounter
 
@@ -125,20 +125,9 @@ def digest(line: bytes) -> str:
 
 
 def append(directory: Path, line: bytes, at: datetime) -> None:
-    """Add a line to the file of its month. Durable on return; raises ``OSError``.
-
-    A line that a crash cut short is ended first, and readers leave it out.
-    """
+    """Add a line to the file of its month. Durable on return; raises ``OSError``."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = directory / f"{at:%Y-%m}{_SUFFIX}"
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        size = os.fstat(handle).st_size
-        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-        os.write(handle, (b"\n" if torn else b"") + line + b"\n")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    append_lines(directory / f"{at:%Y-%m}{_SUFFIX}", line + b"\n")
 
 
 def last_line(directory: Path) -> bytes | None:

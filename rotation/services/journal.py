@@ -8,7 +8,6 @@ every such event after number n stands behind it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from django.conf import settings
 
+from keyvault.durable import append_lines
 from keyvault.models import AuditEvent
 
 # Another value of the key, or another version that answers.
@@ -121,18 +121,9 @@ def lost_since(sequence: int) -> Lost:
 
 
 def _append(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Durable on return. A line that a crash cut short is ended first."""
-    if not entries:
-        return
-    text = b"".join(json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in entries)
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "rb+") as stream:
-        end = stream.seek(0, os.SEEK_END)
-        if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":
-            text = b"\n" + text
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    if entries:
+        lines = [json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in entries]
+        append_lines(path, b"".join(lines))
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:

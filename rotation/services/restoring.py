@@ -28,7 +28,7 @@ from keyvault.services.checkpoints import Checkpoint
 from rotation import engine
 from rotation.facts import RESTORED, Attention, Kind, OperationState, Verb
 from rotation.models import KeySchedule, Operation, Rotation
-from rotation.services import journal
+from rotation.services import anchoring, journal
 
 log = structlog.get_logger("keyturn.tick")
 
@@ -64,7 +64,7 @@ def put_back(now: datetime) -> bool:
     It has not where nothing was recorded after it, as far as the mark and the checkpoints of this host tell.
     """
     mark, here = _read(), checkpoints.here(now)
-    last = checkpoints.newest(Path(settings.KEYTURN_DATA) / "checkpoints")
+    last = checkpoints.newest(anchoring.own_directory())
     known = [one for one in (mark, last) if one is not None and one.installation == here.installation]
     if mark in known and not any(one.is_ahead_of(here) for one in known):
         return False

@@ -1,5 +1,6 @@
 """The broker forgets everything and dies, again and again, in the middle of a rotation. It only carries ids
-of what the database holds, so the rotation comes to its end as if nothing had happened."""
+of what the database holds, so the rotation comes to its end as if nothing had happened, also when a task was
+waiting for its provider at that moment."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ import pytest
 import redis
 
 from keyvault import clock
+from rotation.facts import OperationState
 from rotation.models import Operation, Rotation
 from rotation.simulators import RunningSimulator
 from rotation.simulators import start as start_simulator
@@ -29,7 +31,7 @@ from tests.stories.world import World
 
 pytestmark = [pytest.mark.serial, pytest.mark.once]
 
-LOSSES = 8  # half of them are a flush, half of them kill -9
+LOSSES = 6  # half of them are a flush, half of them kill -9
 BETWEEN = 0.9  # seconds; shorter than a beat, so most of what is sent is lost
 POLICY = replace(HASTY, monitor=timedelta(seconds=3), cool_off=timedelta(seconds=3))
 
@@ -109,8 +111,15 @@ def test_a_broker_that_is_flushed_and_killed_loses_no_rotation(
     broker: Redis, simulator: RunningSimulator, worker: Popen[bytes], settings: Any, tell: Tell
 ) -> None:
     w = World(simulator, settings, policy=POLICY, instances=0, now=clock.now())
+    simulator.control.set_fault(timeout=2.0, planes=["manage"])
     rotation = w.start()  # and what it rings for is never sent
-    counted: Counter[str] = Counter()
+    under_way = Operation.objects.filter(rotation=rotation, state=OperationState.RUNNING)
+    wait_for(under_way.exists, "the provider is being asked")
+    broker.kill()
+    threading.Event().wait(BETWEEN)  # the worker looks for it in vain
+    broker.start()
+    simulator.control.set_fault(timeout=0.0)
+    counted: Counter[str] = Counter({"killed during a call": 1})
     for n in range(LOSSES):
         threading.Event().wait(BETWEEN)
         if Rotation.objects.get(pk=rotation.id).is_open:

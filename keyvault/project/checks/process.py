@@ -19,7 +19,7 @@ FLOORS: Final[Mapping[str, str]] = {
     "djangorestframework": "3.18.3",
     "cryptography": "50.0.2",
     "pyjwt": "2.15.1",
-    "celery": "5.7.0",
+    "celery": "5.2.2",
     "sqlparse": "0.6.1",
     "psycopg": "3.3.9",
 }
