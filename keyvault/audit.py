@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
 from django.db.models import QuerySet
@@ -150,36 +150,25 @@ EVENTS: Mapping[str, frozenset[str]] = {
 SEALS: Final = frozenset({"deliveries:sealed"})
 
 
-class Chained(Protocol):
-    """What the MAC of an event is made from."""
+class Event(NamedTuple):
+    """A row of the chain as it is read in bulk: tuples come several times as fast as models."""
 
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def at(self) -> datetime: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def actor_kind(self) -> str: ...
-    @property
-    def actor(self) -> str: ...
-    @property
-    def team_id(self) -> uuid.UUID | str | None: ...
-    @property
-    def service(self) -> str: ...
-    @property
-    def environment(self) -> str: ...
-    @property
-    def subject(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def details(self) -> Any: ...
-    @property
-    def request_id(self) -> str: ...
+    sequence: int
+    at: datetime
+    name: str
+    actor_kind: str
+    actor: str
+    team_id: str
+    service: str
+    environment: str
+    subject: str
+    reason: str
+    details: dict[str, Any]
+    request_id: str
+    mac: bytes
 
 
-def chain_mac(previous: bytes, event: Chained, key: bytes) -> bytes:
+def chain_mac(previous: bytes, event: AuditEvent | Event, key: bytes) -> bytes:
     """The MAC of an event: over the one before and every column of this one. ``key``: that of the chain."""
     return row_mac(
         key,

@@ -16,13 +16,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from keyvault import clock
-from keyvault.crypto.canary import check_canary
-from keyvault.crypto.envelope import Sealed
 from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
-from keyvault.crypto.keyring import KekProvider
-from keyvault.keystore import environment_keys, installation_id, keys
+from keyvault.keystore import environment_keys, keys
 from keyvault.models import Heartbeat, KekCanary, Key
 from keyvault.services import quarantine
+from keyvault.services.keks import open_canary
 from rotation.facts import OperationState, Stage
 from rotation.models import Operation, Rotation
 from rotation.services.notifying import tell_beat_dead
@@ -77,23 +75,15 @@ def key_service() -> dict[str, object]:
         held = {kid: env for env, found in keks.describe().items() for kid in found.kids}
         rows = list(KekCanary.objects.filter(kid__in=held))
         for row in rows:
-            _check(keks, held[row.kid], row)
+            open_canary(held[row.kid], row)
+    except IntegrityError as error:
+        raise CheckFailed(str(error)) from error
     except KeyServiceUnavailable as error:
         raise CheckFailed("A KEK cannot be had from its provider.") from error
     except KeyringError as error:
         raise CheckFailed("The keyring cannot be used.") from error
     stale = {one.kid: round(one.age or 0) for one in environment_keys().states() if one.stale}
     return {"keks": len(held), "canaries": len(rows), **({"stale": stale} if stale else {})}
-
-
-def _check(keks: KekProvider, environment: str, row: KekCanary) -> None:
-    sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kid)
-    try:
-        check_canary(keks, environment, row.kid, installation_id(), sealed)
-    except IntegrityError as error:
-        raise CheckFailed(
-            f"The KEK {row.kid} does not open its canary: the keyring is not this installation's."
-        ) from error
 
 
 def _beat() -> dict[str, object]:

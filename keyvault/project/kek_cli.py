@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -54,7 +54,7 @@ def status(as_json: bool) -> None:
         holders = kek_holders.live(now())
     if as_json:
         processes = [{"process": one.title, "kids": sorted(one.kids)} for one in holders]
-        _print({"keks": [asdict(one) for one in found], "processes": processes})
+        click.echo(json.dumps({"keks": [asdict(one) for one in found], "processes": processes}, indent=2))
     else:
         rows = [
             (
@@ -137,13 +137,12 @@ def rewrap(environments: Sequence[str], as_json: bool) -> None:
         from keyvault.services.rewrap import rewrap_environment
 
         done = [rewrap_environment(SYSTEM, name, now=now()) for name in _held(environments)]
-    if as_json:
-        _print([asdict(one) for one in done])
-    for one in done:
-        if not as_json:
-            click.echo(f"{one.environment}: {one.rows} row(s) moved to {one.kid}")
-        _name_broken(one.environment, one.broken)
-    _give_up_if_broken(sum(len(one.broken) for one in done))
+    _tell(
+        as_json,
+        [asdict(one) for one in done],
+        *(f"{one.environment}: {one.rows} row(s) moved to {one.kid}" for one in done),
+    )
+    _give_up_if_broken({one.environment: one.broken for one in done})
 
 
 @kek.command()
@@ -158,13 +157,12 @@ def verify(environments: Sequence[str], as_json: bool) -> None:
         from keyvault.services.rewrap import verify_environment
 
         done = [verify_environment(name) for name in _held(environments)]
-    if as_json:
-        _print([asdict(one) for one in done])
-    for one in done:
-        if not as_json:
-            click.echo(f"{one.environment}: {one.rows - len(one.broken)} of {one.rows} row(s) open")
-        _name_broken(one.environment, one.broken)
-    _give_up_if_broken(sum(len(one.broken) for one in done))
+    _tell(
+        as_json,
+        [asdict(one) for one in done],
+        *(f"{one.environment}: {one.rows - len(one.broken)} of {one.rows} row(s) open" for one in done),
+    )
+    _give_up_if_broken({one.environment: one.broken for one in done})
 
 
 @kek.command()
@@ -222,23 +220,18 @@ def _held(wanted: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(wanted)) or list(held)
 
 
-def _name_broken(environment: str, broken: Sequence[Broken]) -> None:
-    for row in broken:
-        why = "does not open" if row.why == "integrity" else f"needs {row.kid}, which is not to be had here"
-        click.echo(f"{environment}: {row.table} {row.id} {why}", err=True)
-
-
-def _give_up_if_broken(count: int) -> None:
+def _give_up_if_broken(broken: Mapping[str, Sequence[Broken]]) -> None:
+    """Name the rows of each environment that do not open, and end with an error if there are any."""
+    for environment, rows in broken.items():
+        for row in rows:
+            why = (
+                "does not open" if row.why == "integrity" else f"needs {row.kid}, which is not to be had here"
+            )
+            click.echo(f"{environment}: {row.table} {row.id} {why}", err=True)
+    count = sum(len(rows) for rows in broken.values())
     if count:
         raise click.ClickException(f"{count} row(s) do not open. Keep the older KEKs.")
 
 
-def _tell(as_json: bool, document: object, line: str) -> None:
-    if as_json:
-        _print(document)
-    else:
-        click.echo(line)
-
-
-def _print(document: object) -> None:
-    click.echo(json.dumps(document, indent=2))
+def _tell(as_json: bool, document: object, *lines: str) -> None:
+    click.echo(json.dumps(document, indent=2) if as_json else "\n".join(lines))

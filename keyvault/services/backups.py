@@ -18,7 +18,7 @@ from keyvault.actors import Actor
 from keyvault.crypto import signed
 from keyvault.crypto.archive import KIND, ArchiveWriter, creating
 from keyvault.keystore import SYSTEM_ENVIRONMENT, installation_id, keys
-from keyvault.models import AuditHead, Backup, ChangeCounter, KekCanary, KeyVersion
+from keyvault.models import AuditHead, Backup, ChangeCounter, KeyVersion
 from keyvault.services import tables
 
 _KIDS = ("kek_kid", "admin_kid")  # the columns that name a KEK
@@ -129,11 +129,3 @@ def missing_kids(needed: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Those of the needed KEKs that this process does not hold, as ``environment/kid``."""
     held = {kid for found in keys().keks.describe().values() for kid in found.kids}
     return sorted(f"{name}/{kid}" for name, kids in needed.items() for kid in kids if kid not in held)
-
-
-def canary_kids() -> dict[str, dict[str, int]]:
-    """Every KEK that this database was ever opened with, in the form of ``kids_in_use``."""
-    found: dict[str, dict[str, int]] = {}
-    for environment, kid in KekCanary.objects.values_list("environment", "kid"):
-        found.setdefault(environment, {})[kid] = 1
-    return found

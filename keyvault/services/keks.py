@@ -229,12 +229,16 @@ def check_canaries(*, now: datetime) -> list[str]:
 
 def _check_canary(environment: str, kid: str) -> None:
     row = KekCanary.objects.filter(kid=kid).first()
-    if row is None:
-        return
-    sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), kid)
+    if row is not None:
+        open_canary(environment, row)
+
+
+def open_canary(environment: str, row: KekCanary) -> None:
+    """Raises ``IntegrityError``, with a text that is safe to show, if its KEK does not open it."""
+    sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kid)
     try:
-        check_canary(keys().keks, environment, kid, installation_id(), sealed)
+        check_canary(keys().keks, environment, row.kid, installation_id(), sealed)
     except IntegrityError as error:
         raise IntegrityError(
-            f"The KEK {kid} of {environment} does not open its canary: the keyring is another's."
+            f"The KEK {row.kid} of {environment} does not open its canary: the keyring is another's."
         ) from error

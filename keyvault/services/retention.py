@@ -108,8 +108,7 @@ def _forget_deliveries(before: datetime, now: datetime) -> int:
 @transaction.atomic
 def _announce(before: datetime, now: datetime) -> int:
     """Tell up to which id deliveries are forgotten, if there are any more of them; returns that id."""
-    told = AuditEvent.objects.filter(name=FORGOTTEN).order_by("-sequence").first()
-    already = 0 if told is None else int(told.details["last"])
+    already = forgotten_up_to()
     safe = min(lock_mark().delivery_id, SealMark.objects.values_list("delivery_id", flat=True).first() or 0)
     # Rows come in the order of time, so the first that is young enough ends it.
     rows = Delivery.objects.filter(id__gt=already, id__lte=safe).order_by("id")
@@ -119,6 +118,12 @@ def _announce(before: datetime, now: datetime) -> int:
         return already
     audit.record(FORGOTTEN, actor=SYSTEM, now=now, last=last)
     return last
+
+
+def forgotten_up_to() -> int:
+    """The highest id of a delivery that was forgotten, as the chain tells; 0 for none."""
+    told = AuditEvent.objects.filter(name=FORGOTTEN).order_by("-sequence").first()
+    return 0 if told is None else int(told.details["last"])
 
 
 def _forget_minutes(model: type[models.Model], before: datetime) -> int:

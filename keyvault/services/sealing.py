@@ -17,7 +17,6 @@ from keyvault import audit
 from keyvault.actors import SYSTEM
 from keyvault.models import Delivery, SealMark
 from keyvault.services.inserting import newest_delivery
-from keyvault.upsert import insert
 
 EVENT: Final = "deliveries:sealed"
 BATCH: Final = 20_000  # deliveries in one seal
@@ -47,6 +46,7 @@ class Digest(NamedTuple):
 def seal(now: datetime) -> int:
     """Seal every delivery that is committed by now; returns how many. Any number of processes may do so."""
     newest, sealed = newest_delivery(), 0
+    SealMark.objects.get_or_create(id=1)
     while (n := _seal_range(newest, now)) is not None:
         sealed += n
     return sealed
@@ -55,7 +55,6 @@ def seal(now: datetime) -> int:
 @transaction.atomic
 def _seal_range(newest: int, now: datetime) -> int | None:
     """Seal the next range up to the id ``newest``. None: nothing is left, or another process is at it."""
-    insert(SealMark(id=1), "ON CONFLICT (id) DO NOTHING")
     skip = connection.vendor == "postgresql"
     mark = SealMark.objects.select_for_update(skip_locked=skip).filter(id=1).first()
     if mark is None or newest <= mark.delivery_id:

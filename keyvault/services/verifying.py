@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from django.db import connection
 
 from keyvault import audit
+from keyvault.audit import Event
 from keyvault.keystore import installation_id, keys
 from keyvault.models import AuditEvent, Delivery
 from keyvault.services import checkpoints, retention, sealing
@@ -144,24 +145,6 @@ def _head() -> _Head:
 # Events --------------------------------------------------------------------------------------------
 
 
-class Event(NamedTuple):
-    """A row of the chain. Tuples are read several times as fast as models."""
-
-    sequence: int
-    at: datetime
-    name: str
-    actor_kind: str
-    actor: str
-    team_id: str
-    service: str
-    environment: str
-    subject: str
-    reason: str
-    details: dict[str, Any]
-    request_id: str
-    mac: bytes
-
-
 def events(*, until: int) -> Iterator[Event]:
     """All events in order, up to this sequence."""
     last = 0
@@ -260,7 +243,7 @@ class _Deliveries:
 
     def __init__(self, proof: Proof) -> None:
         self._proof = proof
-        self._forgotten = _forgotten()
+        self._forgotten = retention.forgotten_up_to()
         self._sealed = 0
         self._lines = sealing.lines_after(self._forgotten)
         self._next = next(self._lines, None)
@@ -282,7 +265,7 @@ class _Deliveries:
             count += 1
             self._next = next(self._lines, None)
         if (count, digest.hexdigest()) != (event.details["count"], event.details["sha256"]):
-            self._forgotten = _forgotten()
+            self._forgotten = retention.forgotten_up_to()
             if first <= self._forgotten:
                 self._proof.forgotten += int(event.details["count"])  # they went while we looked
                 return
@@ -300,8 +283,3 @@ class _Deliveries:
         """What no seal holds, and was not delivered a moment ago."""
         late = Delivery.objects.filter(id__gt=self._sealed, at__lt=now - ON_ITS_WAY)
         self._proof.unsealed = late.count()
-
-
-def _forgotten() -> int:
-    told = AuditEvent.objects.filter(name=retention.FORGOTTEN).order_by("-sequence").first()
-    return 0 if told is None else int(told.details["last"])
