@@ -9,6 +9,7 @@ from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
+from keyvault.crypto.envelope import IntegrityError
 from keyvault.errors import CODES, code_for_status, envelope, request_id_from
 
 
@@ -72,6 +73,9 @@ def too_many_requests(request: HttpRequest) -> HttpResponse:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     # Django calls this while it handles the exception.
-    if isinstance(sys.exc_info()[1], OperationalError | InterfaceError):
+    raised = sys.exc_info()[1]
+    if isinstance(raised, OperationalError | InterfaceError):
         return error_response(request, "database_unavailable")
+    if isinstance(raised, IntegrityError):
+        return error_response(request, "integrity_error")
     return error_response(request, "internal_error")

@@ -20,7 +20,7 @@ from django import forms
 from django.contrib.auth import update_session_auth_hash
 from django.core.cache import cache
 from django.db import transaction
-from django.db.models.signals import post_delete, post_save
+from django.db.models.signals import post_delete, post_init, post_save, pre_save
 from django.http import HttpRequest
 from qrcode.image.svg import SvgPathImage
 
@@ -31,7 +31,7 @@ from keyvault.crypto.secret import Secret
 from keyvault.keystore import open_system, seal_system
 from keyvault.models import User
 from keyvault.project import attempts
-from keyvault.services.second_factors import keep_seed, note_change, open_seed
+from keyvault.services.second_factors import keep_seed, note_change, open_seed, sign, verify
 
 PENDING = "keyturn_totp"  # in the session, while an authenticator app is being set up
 _PENDING_PURPOSE = "totp-pending"
@@ -150,6 +150,16 @@ def _pending(request: HttpRequest, user: User, *, fresh: bool) -> str:
 # What follows a change ----------------------------------------------------------------------------
 
 
+def _loaded(sender: Any, instance: Authenticator, **_: Any) -> None:
+    """However it is read: a passkey that somebody wrote into the database opens nothing."""
+    if instance.pk is not None:
+        verify(instance)
+
+
+def _saving(sender: Any, instance: Authenticator, **_: Any) -> None:
+    sign(instance)
+
+
 def _saved(sender: Any, instance: Authenticator, created: bool, **_: Any) -> None:
     if created:
         _changed(instance, added=True)
@@ -180,5 +190,7 @@ def _keep_this_session(request: HttpRequest, user: Any) -> None:
 
 def connect() -> None:
     """Called once, when all apps are ready. Rows are watched, so no way of changing them is missed."""
+    post_init.connect(_loaded, sender=Authenticator, dispatch_uid="keyturn.second-factor")
+    pre_save.connect(_saving, sender=Authenticator, dispatch_uid="keyturn.second-factor")
     post_save.connect(_saved, sender=Authenticator, dispatch_uid="keyturn.second-factor")
     post_delete.connect(_deleted, sender=Authenticator, dispatch_uid="keyturn.second-factor")

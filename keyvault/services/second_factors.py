@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
+import json
 import uuid
+from contextvars import ContextVar
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
+import structlog
 from allauth.mfa.models import Authenticator
 from django.db import transaction
 from django.db.models import F
@@ -13,10 +17,13 @@ from django.db.models import F
 from keyvault import audit
 from keyvault.actors import Actor
 from keyvault.crypto.envelope import IntegrityError, Sealed
+from keyvault.crypto.mac import row_mac
 from keyvault.crypto.secret import Secret
 from keyvault.exceptions import invalid
-from keyvault.keystore import open_system, seal_system
+from keyvault.keystore import keys, open_system, seal_system
 from keyvault.models import SecondFactorSeed, User
+
+log = structlog.get_logger("keyturn.people")
 
 PURPOSE: Final = "totp-seed"
 
@@ -49,6 +56,42 @@ def open_seed(user_id: int, reference: str) -> Secret:
         raise IntegrityError
     sealed = Sealed(bytes(row.ciphertext), bytes(row.wrapped_dek), row.kek_kid)
     return open_system(sealed, purpose=PURPOSE, row_id=str(row.id))
+
+
+# The row MAC of an authenticator ----------------------------------------------------------------------
+
+_MAC: Final = "mac"  # where it stands in the data of an authenticator
+_removing: ContextVar[bool] = ContextVar("removing", default=False)
+
+
+def _mac_of(row: Authenticator) -> str:
+    """Over whose it is, its kind and all of its data: neither another key nor another owner fits."""
+    data = {name: value for name, value in row.data.items() if name != _MAC}
+    text = json.dumps(_plain(data), sort_keys=True, separators=(",", ":"))
+    return row_mac(keys().service.row_mac, "authenticator", row.user_id, str(row.type), text).hex()
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as both databases give them back: PostgreSQL makes 3.0e9 of the form into 3000000000."""
+    if isinstance(value, dict):
+        return {name: _plain(held) for name, held in value.items()}
+    if isinstance(value, list):
+        return [_plain(held) for held in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def sign(row: Authenticator) -> None:
+    """Before the row is saved; what was read has been verified by then."""
+    row.data[_MAC] = _mac_of(row)
+
+
+def verify(row: Authenticator) -> None:
+    """Raise ``IntegrityError`` for an authenticator that none of our writers left like this."""
+    data = row.data if isinstance(row.data, dict) else {}
+    if _removing.get() or hmac.compare_digest(str(data.get(_MAC, "")).encode(), _mac_of(row).encode()):
+        return
+    log.error("second_factor_changed", authenticator=row.pk, user=row.user_id, kind=str(row.type))
+    raise IntegrityError
 
 
 def has_second_factor(user: User) -> bool:
@@ -87,6 +130,10 @@ def remove_all(actor: Actor, user: User, *, reason: str, now: datetime) -> None:
     rows = Authenticator.objects.filter(user=user)
     if not rows.exists():
         raise invalid("user", "This person has no second factor.")
-    rows.delete()
+    held = _removing.set(True)  # one that was slipped in goes with the others
+    try:
+        rows.delete()
+    finally:
+        _removing.reset(held)
     name, subject = user.get_username(), str(user.pk)
     audit.record("user:second-factor:reset", actor=actor, now=now, subject=subject, reason=reason, user=name)
