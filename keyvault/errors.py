@@ -91,6 +91,12 @@ _BY_STATUS: Final[Mapping[int, str]] = {
 }
 
 MAX_BODY_BYTES: Final = 64 * 1024
+# What an answer to a program says to a browser, should one ask: this is no page, and nothing is done with it.
+NO_PAGE: Final = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox"),
+)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 

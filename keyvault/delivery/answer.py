@@ -8,8 +8,10 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 
 import structlog
+from django.conf import settings
 from django.db import InterfaceError, InternalError, OperationalError
 
 from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
@@ -18,7 +20,7 @@ from keyvault.crypto.secret import Secret
 from keyvault.delivery.choose import Choice
 from keyvault.delivery.lane import Unavailable
 from keyvault.delivery.records import KeyRecord
-from keyvault.errors import envelope, status_of
+from keyvault.errors import NO_PAGE, envelope, status_of
 from keyvault.exceptions import KeyturnError, invalid
 from keyvault.limits import Window
 from keyvault.services.keys import DEFAULT_REFRESH_SECONDS
@@ -37,6 +39,13 @@ _CHALLENGE = b'Bearer realm="keyturn", Token realm="keyturn", AccessToken realm=
 
 class NotRecorded(Exception):
     """The access could not be written down, so it does not happen."""
+
+
+@cache
+def always() -> Headers:
+    """What every answer says, and over https for how long it stays so."""
+    seconds = settings.SECURE_HSTS_SECONDS
+    return (*NO_PAGE, *(((b"strict-transport-security", b"max-age=%d" % seconds),) if seconds else ()))
 
 
 @dataclass(slots=True)

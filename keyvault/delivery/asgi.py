@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from keyvault.delivery import keys, listing, reports, tokens, verify, workers
-from keyvault.delivery.answer import Answer, failure, limits_of, plain
+from keyvault.delivery.answer import Answer, always, failure, limits_of, plain
 from keyvault.delivery.limit import Tally
 from keyvault.delivery.plane import Plane
 from keyvault.delivery.requests import (
@@ -50,7 +50,6 @@ _HANDLERS: dict[Endpoint, Callable[[Plane, Request], Awaitable[Answer]]] = {
     Endpoint.VERIFY: verify.verify,
     Endpoint.FORWARD_AUTH: verify.forward_auth,
 }
-_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 _plane: Plane | None = None
 
@@ -140,7 +139,7 @@ async def _answer(plane: Plane, scope: Scope, found: Route, receive: Receive, as
 
 
 async def _send(send: Send, answer: Answer, tally: Tally | None, request_id: str, *, head: bool) -> None:
-    headers = [(b"x-request-id", request_id.encode()), *_ALWAYS, *answer.headers]
+    headers = [(b"x-request-id", request_id.encode()), *always(), *answer.headers]
     if tally is not None and tally.window is not None:
         headers += limits_of(tally.window)
     if answer.content_type:

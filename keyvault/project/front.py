@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from keyvault.crypto.globs import is_canonical_path
-from keyvault.errors import MAX_BODY_BYTES, envelope_bytes, request_id_from
+from keyvault.errors import MAX_BODY_BYTES, NO_PAGE, envelope_bytes, request_id_from
 from keyvault.project.proxies import Proxies
 
 log = structlog.get_logger("keyturn.front")
@@ -336,8 +336,8 @@ async def _answer(send: Send, refusal: _Refused, request_id: str) -> None:
     headers: Headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
         (b"x-request-id", request_id.encode()),
+        *NO_PAGE,
     ]
     if refusal.unread:
         headers.append(_CLOSE)

@@ -6,12 +6,14 @@ import json
 import subprocess
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from keyvault import clock
 from keyvault.actors import SYSTEM
 from keyvault.crypto.secret import Secret
+from keyvault.delivery.answer import always
 from keyvault.integrity import sign
 from keyvault.models import ConsumerToken, Grant, Key
 from keyvault.services import consumers, keys, people, usage
@@ -121,6 +123,26 @@ class Test200:
             "GET", world.path, ("X-API-Key", inside), ("X-Forwarded-For", "203.0.113.9")
         )
         assert reply.status == 200
+
+    def test_a_browser_is_told_that_it_is_no_page(self, world: World, settings: Any) -> None:
+        policy = "default-src 'none'; frame-ancestors 'none'; sandbox"
+        ask = world.server.send
+        for reply in (
+            world.get(),
+            ask("GET", world.path),
+            ask("GET", "/v1/keys/none/such/"),
+            ask("GET", "/v1//"),
+        ):
+            assert reply.headers["x-content-type-options"] == "nosniff"
+            assert reply.headers["content-security-policy"] == policy
+            assert "strict-transport-security" not in reply.headers
+        # The settings of https://: a browser stays with it for a year.
+        settings.SECURE_HSTS_SECONDS = 31_536_000
+        always.cache_clear()
+        try:
+            assert (b"strict-transport-security", b"max-age=31536000") in always()
+        finally:
+            always.cache_clear()
 
     def test_accept_html_still_gets_json(self, world: World) -> None:
         assert world.get("", ("Accept", "text/html")).headers["content-type"] == "application/json"
