@@ -205,6 +205,49 @@ def test_the_documented_limits_are_those_in_force(settings: Any) -> None:
     assert "| everybody, from one address | 10 a minute" in page
 
 
+# What is dangerous and used, and where; docs/threat-model.md says the same.
+USED_ONCE = {
+    "ctypes": {"keyvault/project/guard.py"},
+    "mmap": {"keyvault/limits/cells_file.py"},
+    "subprocess": {"keyvault/project/supervisor.py"},
+}
+
+
+def test_what_is_dangerous_stands_where_the_page_says() -> None:
+    page = (ROOT / "docs/threat-model.md").read_text(encoding="utf-8")
+    for module, places in USED_ONCE.items():
+        found = {name for name, tree in ours().items() if module in {package for package, _ in imports(tree)}}
+        assert found == places, module
+        assert all(f"`{place}`" in page for place in places), module
+    for package in ("marshal", "pickle", "eval", "exec", "compile", "mark_safe"):
+        assert f"`{package}`" in page, package
+
+
+def test_risky_libraries_are_named_and_there() -> None:
+    page = (
+        (ROOT / "SECURITY.md").read_text(encoding="utf-8").partition("## Libraries")[2].partition("\n## ")[0]
+    )
+    rows = [line.split("|")[2] for line in page.splitlines() if line.startswith("| ") and "Risk" not in line]
+    named = {word for row in rows for word in re.findall(r"[a-z0-9][a-z0-9-]+", row.partition(":")[0])}
+    listed = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
+    assert {name for name in named - {"with"} if f"| {name} |" not in listed} == set()
+    assert len(named) > 10
+    assert all(f"within {days} days" in page for days in (7, 30, 90))
+
+
+def test_the_levels_of_data_name_what_is_sealed_and_kept() -> None:
+    page = (ROOT / "docs/threat-model.md").read_text(encoding="utf-8")
+    table = page.partition("## What there is")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line][
+        2:
+    ]
+    assert [row[0] for row in rows] == ["secret", "verifier", "evidence", "personal", "internal", "public"]
+    assert all(
+        all(row[:5]) for row in rows
+    )  # what, at rest, on the way, who; public data is kept by whoever likes
+    assert all(row[5] for row in rows[:-1])
+
+
 def test_passwords_are_hashed_slowly(settings: Any) -> None:
     assert settings.PASSWORD_HASHERS == ["django.contrib.auth.hashers.Argon2PasswordHasher"]
     told = make_password("a password of this test")
