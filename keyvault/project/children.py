@@ -137,7 +137,7 @@ def worker() -> None:
 
     worker_ready.connect(start, weak=False)
     worker_shutting_down.connect(stop, weak=False)
-    code = app.start(
+    code: int | None = app.start(
         [
             "--quiet",
             "worker",
