@@ -104,6 +104,7 @@ columns(
     "revoked_at",
     related=("consumer", "environment"),
 )
+columns(models.Seat, "token", "instance", "last_at", related=("token",))
 columns(
     models.Grant,
     "consumer",

@@ -63,6 +63,7 @@ EVENTS: Mapping[str, frozenset[str]] = {
     "consumer:token:revoked": frozenset({"consumer", "hint"}),
     "consumer:token:rotated": frozenset({"consumer", "hint", "replaced_hint", "expires_at"}),
     "consumer:token:replayed": frozenset({"consumer", "hint", "why", "since", "address"}),
+    "consumer:token:crowded": frozenset({"consumer", "hint", "limit", "instance", "address"}),
     "consumer:access-token:minted": frozenset({"consumer", "paths", "expires_in"}),
     "grant:created": frozenset({"consumer", "verbs"}),
     "grant:changed": frozenset({"consumer", "verbs"}),

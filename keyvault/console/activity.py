@@ -120,6 +120,7 @@ _SENTENCES: Mapping[str, str] = {
     "backup:made": "made a backup of everything up to event {sequence}",
     "keyring:escrowed": "put the keyring in escrow",
     "consumer:token:replayed": "used a token of {consumer} that no longer works ({hint})",
+    "consumer:token:crowded": "refused {instance}: {limit} others use the token {hint} of {consumer}",
     "leak:scanned": "reported {what} {hint}, found in the open: {outcome}",
     "deliveries:sealed": "sealed {count} deliveries, {first} to {last}, into the audit chain",
     "deliveries:forgotten": "forgot the deliveries up to {last}, which are older than is kept",

@@ -14,6 +14,7 @@ from keyvault.crypto.secret import Secret
 from keyvault.domain import VERBS
 from keyvault.models import Consumer, Environment, Provider, Service, Team, User
 from keyvault.models.base import validate_slug
+from keyvault.services.consumers import MOST_INSTANCES
 
 SLUG_HELP = "Lower-case letters, digits and dashes."
 GRACES = (("0", "at once"), ("3600", "after an hour"), ("86400", "after a day"), ("604800", "after a week"))
@@ -200,6 +201,15 @@ class TokenForm(forms.Form):
         required=False,
         help_text="Such as 10.1.0.0/16, separated by spaces. Empty: from anywhere.",
         widget=forms.TextInput(attrs={"class": "mono", "autocomplete": "off"}),
+    )
+
+    instance_limit = forms.IntegerField(
+        label="For at most so many instances",
+        required=False,
+        min_value=1,
+        max_value=MOST_INSTANCES,
+        help_text="Within an hour; leave room for those that replace others. Empty: for any number.",
+        widget=forms.NumberInput(attrs={"autocomplete": "off"}),
     )
 
     def clean_cidrs(self) -> list[str]:

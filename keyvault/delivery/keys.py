@@ -28,7 +28,7 @@ async def deliver(plane: Plane, request: Request) -> Answer:
 
 
 def _decide(view: View, plane: Plane, request: Request, form: str) -> Decided:
-    permit, choice = choose(view, plane, request)
+    permit, choice, seated = choose(view, plane, request)
     caller, keys = permit.caller, view.keys
     etag = answer.etag_of(permit.key, choice, keys)
     known = knows(request.if_none_match, etag)
@@ -46,7 +46,7 @@ def _decide(view: View, plane: Plane, request: Request, form: str) -> Decided:
         WITH_KEY if bare is None else WITHOUT_KEY,
         request.request_id,
     )
-    standing = _Given(view, caller, row) if caller.repeats else None
+    standing = _Given(view, caller, row, seated) if caller.repeats else None
     if bare is not None:
         return Decided(bare, row, standing)
     secret = choice.version.open(permit.key.environment, keys.keks)
@@ -58,8 +58,8 @@ class _Given(Standing):
 
     __slots__ = ("_row", "_token")
 
-    def __init__(self, view: View, caller: Caller, row: DeliveryRow) -> None:
-        super().__init__(view, (caller.expires_at, caller.token.expires_at))
+    def __init__(self, view: View, caller: Caller, row: DeliveryRow, seated: datetime | None) -> None:
+        super().__init__(view, (caller.expires_at, caller.token.expires_at, seated))
         self._token = caller.token
         # But for its time and the request's id.
         self._row = row[1:-1]
@@ -69,8 +69,11 @@ class _Given(Standing):
         return DeliveryRow(now, *self._row, request_id)
 
 
-def choose(view: View, plane: Plane, request: Request) -> tuple[Permit, Choice]:
-    """The first four steps: who asks, how often, for what, and which version that is."""
+def choose(view: View, plane: Plane, request: Request) -> tuple[Permit, Choice, datetime | None]:
+    """The first five steps: who asks, how often, for what, which version that is, and which instance.
+
+    The time is the one until which the instance need not be looked at again; None: for ever.
+    """
     caller = authenticate(view, request, plane.claims)
     request.tally.count(caller.token, view.now)
     permit = find_permit(view, caller, request.route.service, request.route.environment)
@@ -78,7 +81,8 @@ def choose(view: View, plane: Plane, request: Request) -> tuple[Permit, Choice]:
         raise not_found()
     permit.demand("read")
     instance = instance_of(request, caller.consumer)
-    return permit, choose_version(view, permit, instance, request.query.get("version"))
+    choice = choose_version(view, permit, instance, request.query.get("version"))
+    return permit, choice, plane.seats.demand(caller.token, request, view.now)
 
 
 def instance_of(request: Request, consumer: str) -> str:

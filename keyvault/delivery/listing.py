@@ -133,6 +133,7 @@ def _told(caller: Caller) -> Answer:
         "expires_at": stamp(caller.expires_at),
         "paths": None if caller.paths is None else [glob.text for glob in caller.paths],
         "rate_limit": f"{token.rate_per_minute}/min",
+        "instance_limit": token.instance_limit,
         "grants": grants,
     }
     return as_json(200, body)

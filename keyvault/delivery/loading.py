@@ -53,6 +53,7 @@ TOKEN: Final = (
     "hint",
     "cidrs",
     "rate_per_minute",
+    "instance_limit",
     "expires_at",
     "revoked_at",
     "mac",
@@ -195,6 +196,7 @@ def _token(row: Any) -> Record:
         hint=row.hint,
         networks=tuple(ip_network(cidr) for cidr in row.cidrs),
         rate_per_minute=row.rate_per_minute,
+        instance_limit=row.instance_limit,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
     )

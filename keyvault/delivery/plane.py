@@ -30,6 +30,7 @@ from keyvault.delivery.limit import Tally, Uncounted, count_together
 from keyvault.delivery.records import Record
 from keyvault.delivery.replays import Replays, tell
 from keyvault.delivery.requests import Request
+from keyvault.delivery.seats import Seats, Unseated
 from keyvault.delivery.standing import Decided, Standings
 from keyvault.delivery.timing import DatabaseClock
 from keyvault.delivery.workers import run
@@ -71,6 +72,7 @@ class Plane:
             on_time=self._clock.tell,
             count=self._count,
         )
+        self.seats = Seats(settings.KEYTURN_CACHE_KEYS, lambda: self._commit.away)
         self._sealed = 0  # batches, as ``recorded`` of the group commit counts them
         self._wanted: Wanted = {}
         self._next_look: asyncio.Future[None] | None = None
@@ -100,6 +102,7 @@ class Plane:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.seats.close()
         await self._commit.close()
         await self._seal_now()
         if not self._limiter.local:
@@ -292,6 +295,11 @@ class Plane:
             except Uncounted as uncounted:
                 await request.tally.count_elsewhere(uncounted.subject, view.now)
                 continue
+            except Unseated as unseated:
+                refusal = await self.seats.take(unseated, view.now)
+                if refusal is None:
+                    continue
+                decided = Decided(failure(refusal, request_id))
             except Person as person:
                 return await self._refuse(person, request_id)
             except (KeyturnError, IntegrityError, KeyringError) as error:

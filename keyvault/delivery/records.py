@@ -95,6 +95,7 @@ class TokenRecord(Record):
     hint: str
     networks: tuple[IPv4Network | IPv6Network, ...]
     rate_per_minute: int
+    instance_limit: int | None
     expires_at: datetime | None
     revoked_at: datetime | None
 

@@ -240,6 +240,11 @@ def _token_schemas() -> Object:
                 "expires_at": time("The end of what was presented.", nullable=True),
                 "paths": {"type": ["array", "null"], "items": {"type": "string"}},
                 "rate_limit": string("Such as `600/min`."),
+                "instance_limit": {
+                    "type": ["integer", "null"],
+                    "minimum": 1,
+                    "description": "How many instances may fetch with the token; null: any number.",
+                },
                 "grants": {"type": "array", "items": grant},
             }
         ),

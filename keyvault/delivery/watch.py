@@ -70,7 +70,7 @@ async def _wait_for_another(
 
     def look(view: View) -> Decided:
         nonlocal used
-        permit, choice = keys.choose(view, plane, request)
+        permit, choice, _ = keys.choose(view, plane, request)
         used = view.used
         etag = answer.etag_of(permit.key, choice, view.keys)
         return Decided(_SAME if keys.knows(request.if_none_match, etag) else _ANOTHER)

@@ -105,30 +105,35 @@ WATCHED = {
 ONLY_UPDATES = frozenset(table for table, watch in WATCHED.items() if watch.kind == "all")
 
 
-def _sqlite() -> list[str]:
-    statements = []
-    for table, watch in WATCHED.items():
-        events = [("UPDATE", "NEW", f"WHEN {watch.counts('IS NOT')}")]
-        if table not in ONLY_UPDATES:
-            events += [("INSERT", "NEW", ""), ("DELETE", "OLD", "")]
-        for event, row, when in events:
-            of_parent = f"{row}.{watch.parent}" if watch.parent else "NULL"
-            left = ""
-            if event == "UPDATE" and watch.parent:
-                # What moves to another parent is told of the one that it left as well.
-                left = f"""
+def sqlite_trigger(table: str, watch: Watch, event: str) -> str:
+    """The trigger of a table for one event: UPDATE, INSERT or DELETE."""
+    row = "OLD" if event == "DELETE" else "NEW"
+    when = f"WHEN {watch.counts('IS NOT')}" if event == "UPDATE" else ""
+    of_parent = f"{row}.{watch.parent}" if watch.parent else "NULL"
+    left = ""
+    if event == "UPDATE" and watch.parent:
+        # What moves to another parent is told of the one that it left as well.
+        left = f"""
                   INSERT INTO keyvault_change (seq, kind, ref, parent)
                     SELECT seq, '{watch.kind}', OLD.{watch.ref}, OLD.{watch.parent} FROM keyvault_changecounter
                     WHERE OLD.{watch.parent} <> NEW.{watch.parent};"""
-            statements.append(f"""
+    return f"""
                 CREATE TRIGGER {table}_noted_{event.lower()} AFTER {event} ON {table} FOR EACH ROW {when}
                 BEGIN
                   INSERT INTO keyvault_changecounter (id, seq, floor) VALUES (1, 1, 0)
                     ON CONFLICT (id) DO UPDATE SET seq = seq + 1;
                   INSERT INTO keyvault_change (seq, kind, ref, parent)
                     SELECT seq, '{watch.kind}', {row}.{watch.ref}, {of_parent} FROM keyvault_changecounter;{left}
-                END""")
-    return statements
+                END"""
+
+
+def _sqlite() -> list[str]:
+    return [
+        sqlite_trigger(table, watch, event)
+        for table, watch in WATCHED.items()
+        for event in ("UPDATE", "INSERT", "DELETE")
+        if event == "UPDATE" or table not in ONLY_UPDATES
+    ]
 
 
 NOTE_CHANGE = """
@@ -147,6 +152,14 @@ END $$
 """
 
 
+def postgresql_trigger(table: str, watch: Watch, event: str) -> str:
+    """The trigger of a table for one event, UPDATE or INSERT OR DELETE; it calls the table's function."""
+    when = f"WHEN ({watch.counts('IS DISTINCT FROM')})" if event == "UPDATE" else ""
+    return f"""
+                CREATE CONSTRAINT TRIGGER {table}_noted_{event.split()[0].lower()} AFTER {event} ON {table}
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW {when} EXECUTE FUNCTION {table}_noted()"""
+
+
 def _postgresql() -> list[str]:
     statements = [NOTE_CHANGE]
     for table, watch in WATCHED.items():
@@ -159,19 +172,14 @@ def _postgresql() -> list[str]:
               IF TG_OP = 'UPDATE' AND OLD.{watch.parent} <> NEW.{watch.parent} THEN
                 PERFORM keyturn_note_change('{watch.kind}', {ref}, OLD.{watch.parent});
               END IF;"""
-        events = [("UPDATE", f"WHEN ({watch.counts('IS DISTINCT FROM')})")]
-        if table not in ONLY_UPDATES:
-            events.append(("INSERT OR DELETE", ""))
         statements.append(f"""
             CREATE FUNCTION {table}_noted() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN
               PERFORM keyturn_note_change('{watch.kind}', {ref}, {parent});{left}
               RETURN NULL;
             END $$""")
-        for event, when in events:
-            statements.append(f"""
-                CREATE CONSTRAINT TRIGGER {table}_noted_{event.split()[0].lower()} AFTER {event} ON {table}
-                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW {when} EXECUTE FUNCTION {table}_noted()""")
+        events = ("UPDATE",) if table in ONLY_UPDATES else ("UPDATE", "INSERT OR DELETE")
+        statements += [postgresql_trigger(table, watch, event) for event in events]
     return statements
 
 

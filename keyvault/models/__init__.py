@@ -1,6 +1,6 @@
 """Rows of custody and delivery. Each table has one writer, in ``keyvault.services``."""
 
-from keyvault.models.access import Consumer, ConsumerToken, Grant
+from keyvault.models.access import Consumer, ConsumerToken, Grant, Seat
 from keyvault.models.activity import (
     AuditEvent,
     AuditHead,
@@ -60,6 +60,7 @@ __all__ = [
     "Quarantine",
     "ReportBucket",
     "SealMark",
+    "Seat",
     "SecondFactorSeed",
     "Service",
     "SetupLink",

@@ -44,6 +44,7 @@ class ConsumerToken(UUIDModel):
     hint = models.CharField(max_length=32)
     cidrs = models.JSONField(default=list, blank=True)
     rate_per_minute = models.PositiveIntegerField(default=600)
+    instance_limit = models.PositiveIntegerField(null=True, blank=True)  # null: any number of instances
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -64,7 +65,23 @@ class ConsumerToken(UUIDModel):
             self.rate_per_minute,
             self.expires_at,
             self.revoked_at,
+            # Only where there is one: a token without keeps the MAC that it had before limits existed.
+            *(() if self.instance_limit is None else (self.instance_limit,)),
         )
+
+
+class Seat(models.Model):
+    """An instance that fetches with a token that has an instance limit. ``last_at`` is moved now and then.
+
+    A token never has more seats than its limit (``keyvault.services.seats``).
+    """
+
+    token = models.ForeignKey(ConsumerToken, on_delete=models.CASCADE, related_name="seats", db_index=False)
+    instance = models.CharField(max_length=128)
+    last_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["token", "instance"], name="seat_once")]
 
 
 class Grant(UUIDModel):

@@ -22,6 +22,7 @@ from keyvault.keystore import keys
 from keyvault.models import Consumer, ConsumerToken, Environment, Grant, Service, Team
 
 PROTECTED_TOKEN_LIFE = timedelta(days=90)
+MOST_INSTANCES = 10_000
 
 
 @transaction.atomic
@@ -52,6 +53,7 @@ def _new_token(
     expires_at: datetime | None,
     cidrs: Sequence[str],
     rate_per_minute: int,
+    instance_limit: int | None,
     replaces: ConsumerToken | None,
     now: datetime,
 ) -> tuple[ConsumerToken, Secret]:
@@ -63,6 +65,7 @@ def _new_token(
         hint=hint(secret),
         cidrs=list(cidrs),
         rate_per_minute=rate_per_minute,
+        instance_limit=instance_limit,
         created_at=now,
         expires_at=expires_at,
         replaces=replaces,
@@ -81,23 +84,30 @@ def create_token(
     expires_at: datetime | None,
     cidrs: Sequence[str] = (),
     rate_per_minute: int = 600,
+    instance_limit: int | None = None,
     now: datetime,
 ) -> tuple[ConsumerToken, Secret]:
     """A token for this consumer in this environment, shown once.
 
-    Without ``expires_at`` a token for a protected environment lives 90 days, any other one for ever.
+    Without ``expires_at`` a token for a protected environment lives 90 days, any other one for ever. With
+    ``instance_limit`` that many instances share it (``keyvault.services.seats``); None: as many as there are.
     """
     actor.demand("manage", consumer.team_id)
     if expires_at is None and environment.protected:
         expires_at = now + PROTECTED_TOKEN_LIFE
     if expires_at is not None and expires_at <= now:
         raise invalid("expires_at", "The expiry lies in the past.")
+    if instance_limit is not None and not 1 <= instance_limit <= MOST_INSTANCES:
+        raise invalid(
+            "instance_limit", f"Use 1 to {MOST_INSTANCES} instances, or leave it out for any number."
+        )
     row, secret = _new_token(
         consumer,
         environment,
         expires_at=expires_at,
         cidrs=_networks(cidrs),
         rate_per_minute=rate_per_minute,
+        instance_limit=instance_limit,
         replaces=None,
         now=now,
     )
@@ -147,6 +157,7 @@ def rotate_token(
         expires_at=expires_at,
         cidrs=old.cidrs,
         rate_per_minute=old.rate_per_minute,
+        instance_limit=old.instance_limit,
         replaces=old,
         now=now,
     )

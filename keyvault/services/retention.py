@@ -24,6 +24,7 @@ from keyvault.models import (
     OpenJobs,
     ReportBucket,
     SealMark,
+    Seat,
     UsageBucket,
     UsageReport,
     VerificationBucket,
@@ -52,6 +53,7 @@ _BY_PLACE: Final[tuple[tuple[type[models.Model], str], ...]] = (
     (LastDelivery, "last_at"),
     (LastUse, "last_at"),
     (OpenJobs, "last_to_at"),
+    (Seat, "last_at"),
 )
 
 

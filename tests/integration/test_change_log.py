@@ -35,7 +35,7 @@ from tests.integration.furniture import NOW, fresh_secret, furnish, reread, seco
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-WATCHED = importlib.import_module("keyvault.migrations.0004_changes").WATCHED
+WATCHED = importlib.import_module("keyvault.migrations.0014_instance_limit").WATCHED
 # Rules of the tables: another value of this column alone is refused, so something goes with it.
 ALONG: dict[tuple[str, str], dict[str, Any]] = {
     ("keyvault_key", "previous_id"): {"pending_id": None, "weight": None},

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.test import Client
 
-from keyvault import audit
+from keyvault import audit, clock
 from keyvault.console.activity import _SENTENCES
 from keyvault.crypto.tokens import TokenKind, mint
 from keyvault.models import (
@@ -23,6 +23,7 @@ from keyvault.models import (
     User,
     Verification,
 )
+from keyvault.services import seats
 from keyvault.setup import create_setup_token
 from rotation.console.choices import _approve
 from rotation.console.forms import VerbForm
@@ -246,17 +247,24 @@ def test_a_token_is_shown_once(house: House) -> None:
     lead = client_of("lena")
     lead.post("/consumers/new/", {"slug": "billing", "team": "media"})
     made = lead.post(
-        "/consumers/billing/tokens/", {"environment": "dev", "life": "30", "cidrs": "10.0.0.0/8"}
+        "/consumers/billing/tokens/",
+        {"environment": "dev", "life": "30", "cidrs": "10.0.0.0/8", "instance_limit": "3"},
     )
     assert made.status_code == 201
+    assert "3 instances within an hour" in made.content.decode()
     assert made["Cache-Control"] == "no-store"
     token = re.search(r"ktc_dev_\w{49}", made.content.decode())
     assert token is not None
     assert token[0] not in text_of(lead, "/consumers/billing/")
     row = ConsumerToken.objects.get()
-    assert row.cidrs == ["10.0.0.0/8"]
+    assert (row.cidrs, row.instance_limit) == (["10.0.0.0/8"], 3)
+    assert seats.take(row.id, "web-1", address="", now=clock.now())
+    assert "1 of 3 instances" in text_of(lead, "/consumers/billing/")
     assert row.hint in text_of(lead, "/consumers/billing/")
 
+    for odd in ("0", "-1", "three", "10001"):
+        options = {"environment": "dev", "life": "30", "instance_limit": odd}
+        assert lead.post("/consumers/billing/tokens/", options).status_code == 422, odd
     replaced = lead.post(f"/consumers/billing/tokens/{row.id}/rotate/", {"grace": "3600"})
     assert replaced.status_code == 201
     assert ConsumerToken.objects.count() == 2

@@ -109,6 +109,7 @@ def record(number: int) -> TokenRecord:
         hint="",
         networks=(),
         rate_per_minute=1,
+        instance_limit=None,
         expires_at=None,
         revoked_at=datetime.now(UTC),
     )

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from django.db import transaction
 
+from keyvault import clock
 from keyvault.actors import SYSTEM
 from keyvault.crypto.envelope import IntegrityError
 from keyvault.crypto.secret import Secret
 from keyvault.integrity import sign, verify
 from keyvault.keystore import open_admin_secret, open_version, seal_admin_secret
 from keyvault.models import ConsumerToken, Grant, Key, KeyVersion, Provider
-from keyvault.services import consumers, keys
+from keyvault.services import consumers, keys, seats
 from rotation.services import starting
 from tests.integration.furniture import (
     NOW,
@@ -246,6 +247,18 @@ def _of_a_network(row: ConsumerToken) -> dict[str, object]:
     return {"cidrs": []}
 
 
+def _of_one_instance(row: ConsumerToken) -> dict[str, object]:
+    row.instance_limit = 1
+    sign(row)
+    row.save()
+    assert seats.take(row.id, "another", address="", now=clock.now())
+    return {"instance_limit": None}
+
+
+def _of_few_instances(row: ConsumerToken) -> dict[str, object]:
+    return {**_of_one_instance(row), "instance_limit": 50}
+
+
 def _of_dev(row: ConsumerToken) -> dict[str, object]:
     dev = furnish().environment("dev")
     prod = row.environment
@@ -255,7 +268,10 @@ def _of_dev(row: ConsumerToken) -> dict[str, object]:
     return {"environment": prod}
 
 
-@pytest.mark.parametrize("prepare", [_revoked, _expired, _of_a_network, _of_dev])
+@pytest.mark.parametrize(
+    "prepare",
+    [_revoked, _expired, _of_a_network, _of_one_instance, _of_few_instances, _of_dev],
+)
 def test_a_token_cannot_be_revived_extended_or_moved_by_sql(
     furniture: Furniture, prepare: Callable[[ConsumerToken], dict[str, object]]
 ) -> None:
@@ -263,9 +279,10 @@ def test_a_token_cannot_be_revived_extended_or_moved_by_sql(
     furniture.key(secret=secret)
     row, token = furniture.reader()
     undo = prepare(row)
-    assert ask(token, furniture.service.slug).status in (401, 404)  # as it should be
+    query = "instance=web-1"
+    assert ask(token, furniture.service.slug, query=query).status in (401, 403, 404)  # as it should be
     edit(ConsumerToken.objects.filter(pk=row.pk), **undo)
-    served_nothing(ask(token, furniture.service.slug), secret)
+    served_nothing(ask(token, furniture.service.slug, query=query), secret)
 
 
 def test_a_token_does_not_open_another_consumers_keys(furniture: Furniture) -> None:

@@ -75,6 +75,17 @@ def test_a_token_is_not_born_expired_nor_bound_to_a_network_that_is_none(furnitu
     assert not ConsumerToken.objects.exists()
 
 
+def test_an_instance_limit_lets_at_least_one_in(furniture: Furniture) -> None:
+    consumer, environment = furniture.consumer(), furniture.environment()
+    for limit in (0, -1, consumers.MOST_INSTANCES + 1):
+        with pytest.raises(KeyturnError) as caught:
+            consumers.create_token(
+                SYSTEM, consumer, environment, expires_at=None, instance_limit=limit, now=NOW
+            )
+        assert "instance_limit" in caught.value.fields
+    assert not ConsumerToken.objects.exists()
+
+
 def test_only_a_lead_hands_out_and_takes_back_tokens(furniture: Furniture) -> None:
     row, _ = furniture.reader()
     operator = actor_with(furniture, Role.OPERATOR)
@@ -99,6 +110,7 @@ def test_a_successor_takes_everything_over_and_the_old_one_ends_with_the_grace(f
         expires_at=NOW + 30 * DAY,
         cidrs=["10.0.0.0/8"],
         rate_per_minute=60,
+        instance_limit=3,
         now=NOW,
     )
     later = NOW + 10 * DAY
@@ -106,7 +118,8 @@ def test_a_successor_takes_everything_over_and_the_old_one_ends_with_the_grace(f
     old.refresh_from_db()
     assert old.expires_at == later + DAY
     assert new.expires_at == later + 30 * DAY
-    assert (new.cidrs, new.rate_per_minute, new.replaces_id) == (["10.0.0.0/8"], 60, old.id)
+    assert (new.cidrs, new.rate_per_minute, new.instance_limit) == (["10.0.0.0/8"], 60, 3)
+    assert new.replaces_id == old.id
     verify(old)
     verify(ConsumerToken.objects.get(pk=new.pk))
 

@@ -18,6 +18,7 @@ from keyvault.api.serializers import (
     RateField,
     SlugField,
     StrictCharField,
+    StrictIntegerField,
     StrictSerializer,
     TimeField,
 )
@@ -48,6 +49,13 @@ class ConsumerTokenCreateSerializer(StrictSerializer):
     )
     cidrs = serializers.ListField(child=StrictCharField(max_length=64), required=False, max_length=50)
     rate_limit = RateField(required=False, help_text="Default 600/min.")
+    instance_limit = StrictIntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=consumers.MOST_INSTANCES,
+        help_text="How many instances may fetch with it, within an hour. Default: any number.",
+    )
 
 
 class ConsumerTokenRotateSerializer(StrictSerializer):
@@ -60,6 +68,7 @@ class ConsumerTokenSerializer(serializers.Serializer[Any]):
     prefix = serializers.CharField(source="hint")
     cidrs = serializers.ListField(child=serializers.CharField())
     rate_limit = RateField(source="rate_per_minute")
+    instance_limit = serializers.IntegerField(allow_null=True)
     created_at = TimeField()
     expires_at = TimeField(allow_null=True)
     revoked_at = TimeField(allow_null=True)
@@ -168,6 +177,7 @@ class ConsumerTokensView(_ConsumerView):
             expires_at=self.now + life if life is not None else None,
             cidrs=given.get("cidrs", []),
             rate_per_minute=given.get("rate_limit", 600),
+            instance_limit=given.get("instance_limit"),
             now=self.now,
         )
         return _created(token, secret)

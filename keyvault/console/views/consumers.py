@@ -23,6 +23,7 @@ from keyvault.crypto.secret import Secret
 from keyvault.exceptions import KeyturnError
 from keyvault.models import Consumer, ConsumerToken, Grant, LastDelivery, Team
 from keyvault.services import consumers as services
+from keyvault.services import seats
 
 SEEN_SPAN = timedelta(hours=24)
 PAGE = 50
@@ -99,6 +100,8 @@ def _find(request: HttpRequest, slug: str) -> Consumer:
 
 def _page(request: HttpRequest, consumer: Consumer, *, status: int = 200, **extra: Any) -> HttpResponse:
     actor, now = actor_of(request), clock.now()
+    tokens = list(consumer.tokens.select_related("environment"))
+    taken = seats.taken([token.id for token in tokens if token.instance_limit], now)
     grants = list(consumer.grants.select_related("service", "environment"))
     seen = (
         LastDelivery.objects.filter(consumer=consumer, last_at__gt=now - SEEN_SPAN)
@@ -108,7 +111,7 @@ def _page(request: HttpRequest, consumer: Consumer, *, status: int = 200, **extr
     )
     context = {
         "consumer": consumer,
-        "tokens": consumer.tokens.select_related("environment"),
+        "tokens": [{"row": token, "taken": taken.get(token.id, 0)} for token in tokens],
         "grants": [{"row": g, "may_remove": actor.may("manage", g.service.team_id)} for g in grants],
         "instances": seen[:200],
         "may_manage": actor.may("manage", consumer.team_id),
@@ -152,6 +155,7 @@ def create_token(request: HttpRequest, slug: str) -> HttpResponse:
                 form.cleaned_data["environment"],
                 expires_at=now + timedelta(days=life) if life else None,
                 cidrs=form.cleaned_data["cidrs"],
+                instance_limit=form.cleaned_data["instance_limit"],
                 now=now,
             )
         except KeyturnError as error:

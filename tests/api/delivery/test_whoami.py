@@ -28,6 +28,7 @@ class Test200:
             "expires_at": expires.astimezone(UTC).isoformat().replace("+00:00", "Z"),
             "paths": None,
             "rate_limit": "100000/min",
+            "instance_limit": None,
             "grants": [
                 {
                     "service": world.service.slug,

@@ -109,7 +109,12 @@ class World:
         )
 
     def new_token(
-        self, *, cidrs: Sequence[str] = (), rate: int = 100_000, expires_at: datetime | None = None
+        self,
+        *,
+        cidrs: Sequence[str] = (),
+        rate: int = 100_000,
+        instances: int | None = None,
+        expires_at: datetime | None = None,
     ) -> tuple[ConsumerToken, str]:
         row, secret = consumers.create_token(
             SYSTEM,
@@ -118,6 +123,7 @@ class World:
             expires_at=expires_at,
             cidrs=cidrs,
             rate_per_minute=rate,
+            instance_limit=instances,
             now=clock.now(),
         )
         return row, secret.expose()

@@ -62,13 +62,25 @@ class TestConsumers201:
         assert life == timedelta(hours=1)
         assert made["cidrs"] == ["10.1.0.0/16", "2001:db8::/32"]
 
+    def test_an_instance_limit(self, world: World) -> None:
+        consumer = world.consumer()
+        made = world.lead.post(tokens(consumer), {"environment": "dev", "instance_limit": 3}).json()
+        assert made["instance_limit"] == 3
+        for more in ({}, {"instance_limit": None}):
+            free = world.lead.post(tokens(consumer), {"environment": "dev", **more}).json()
+            assert free["instance_limit"] is None
+        shown = world.viewer.get(tokens(consumer)).json()["items"]
+        assert {item["id"]: item["instance_limit"] for item in shown}[made["id"]] == 3
+        assert ConsumerToken.objects.get(pk=made["id"]).instance_limit == 3
+
     def test_a_rotated_token_works_on_for_the_grace(self, world: World) -> None:
         consumer = world.consumer()
-        old = world.lead.post(tokens(consumer), {"environment": "dev", "rate_limit": "7/min"}).json()
+        options = {"environment": "dev", "rate_limit": "7/min", "instance_limit": 2}
+        old = world.lead.post(tokens(consumer), options).json()
         new = world.lead.post(f"{tokens(consumer)}{old['id']}/rotate/", {"grace": "PT10M"}).json()
         assert new["replaces"] == old["id"]
         assert new["token"] != old["token"]
-        assert new["rate_limit"] == "7/min"
+        assert (new["rate_limit"], new["instance_limit"]) == ("7/min", 2)
         before = ConsumerToken.objects.get(pk=old["id"])
         assert before.expires_at is not None
         assert timedelta(minutes=9) < before.expires_at - world.now < timedelta(minutes=11)
@@ -103,6 +115,12 @@ class TestConsumers400:
             ("rate_limit", "0/min"),
             ("rate_limit", "600/s"),
             ("rate_limit", "9999999/min"),
+            ("instance_limit", 0),
+            ("instance_limit", -1),
+            ("instance_limit", 10_001),
+            ("instance_limit", "3"),
+            ("instance_limit", 1.0),
+            ("instance_limit", True),
         ],
     )
     def test_a_token_with_odd_options(self, world: World, field: str, value: object) -> None:
