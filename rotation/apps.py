@@ -15,4 +15,4 @@ class RotationConfig(AppConfig):
         engine.hang_bell(tasks.ring)
         writing.hang_bell(tasks.ring_channel)
         channels.join_sealed_rows()
-        telling.join_replays()
+        telling.join_delivery()

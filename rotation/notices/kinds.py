@@ -33,6 +33,7 @@ class NoticeKind(StrEnum):
     DRIFT = "drift.found"
     EXPIRING = "key.expiring"
     TOKEN_REPLAYED = "token.replayed"
+    TOKEN_CROWDED = "token.crowded"
     TOKEN_LEAKED = "token.leaked"
     BEAT_DEAD = "keyturn.beat_dead"
     TEST = "keyturn.test"

@@ -298,6 +298,18 @@ def _replayed(f: Facts) -> Words:
     return f"A dead token was used: {_token(f)}", body, advice
 
 
+def _crowded(f: Facts) -> Words:
+    place = f" from {f.place}" if f.place else ""
+    body = (
+        f"More instances than the token {_token(f)} allows asked for keys. The last one{place} was refused."
+    )
+    advice = (
+        "The audit has its name. If it is yours, give it a token with a higher limit. If not, somebody has a"
+        " copy: replace the token."
+    )
+    return f"A token has too many instances: {_token(f)}", body, advice
+
+
 def _leaked(f: Facts) -> Words:
     place = f" at {f.place}" if f.place else ""
     done = {"revoked": "It was revoked at once.", "dead": "It was dead already."}.get(
@@ -344,6 +356,7 @@ _WRITERS: dict[NoticeKind, Callable[[Facts], Words]] = {
     NoticeKind.DRIFT: _drift,
     NoticeKind.EXPIRING: _expiring,
     NoticeKind.TOKEN_REPLAYED: _replayed,
+    NoticeKind.TOKEN_CROWDED: _crowded,
     NoticeKind.TOKEN_LEAKED: _leaked,
     NoticeKind.BEAT_DEAD: _beat_dead,
     NoticeKind.TEST: _test,

@@ -23,6 +23,8 @@ from keyvault.delivery.seats import Seats, Unseated
 from keyvault.exceptions import KeyturnError
 from keyvault.models import AuditEvent, ConsumerToken, Seat
 from keyvault.services import consumers, retention, seats
+from rotation.notice_rows import Notice
+from rotation.services import channels
 from tests.conftest import Tell
 from tests.integration.furniture import (
     NOW,
@@ -52,6 +54,13 @@ def limited(furniture: Furniture, limit: int | None) -> tuple[ConsumerToken, Sec
 
 def take(token: ConsumerToken, instance: str, now: datetime = NOW) -> bool:
     return seats.take(token.id, instance, address="192.0.2.1", now=now)
+
+
+def listener(furniture: Furniture) -> None:
+    fields = {"level": "owner", "addresses": ["owner@example.org"]}
+    channels.create_channel(
+        SYSTEM, slug="owner", team=furniture.team, kind="mail", url=None, fields=fields, now=NOW
+    )
 
 
 def sitting(token: ConsumerToken) -> set[str]:
@@ -103,8 +112,10 @@ def test_a_successor_has_the_limit_and_seats_of_its_own() -> None:
 
 
 @rows_go
-def test_a_full_token_is_recorded_once_an_hour() -> None:
-    token, _ = limited(furnish(), 1)
+def test_a_full_token_is_recorded_once_an_hour_and_told_once_a_day() -> None:
+    furniture = furnish()
+    token, _ = limited(furniture, 1)
+    listener(furniture)
     assert take(token, "a")
     for minutes in range(0, 59, 7):
         take(token, "a", NOW + minutes * MINUTE)
@@ -120,6 +131,9 @@ def test_a_full_token_is_recorded_once_an_hour() -> None:
     }
     assert not take(token, "thief", NOW + seats.EVERY)
     assert AuditEvent.objects.filter(name=seats.EVENT).count() == 2
+    notice = Notice.objects.get()
+    assert (notice.kind, notice.sequence) == ("token.crowded", told.sequence)
+    assert (notice.facts["place"], "thief" in str(notice.facts)) == ("192.0.2.1", False)
 
 
 @rows_go
