@@ -37,6 +37,7 @@ app.conf.beat_schedule = {
     "checkpoint": {"task": "rotation.tasks.checkpoint", "schedule": 15.0, "options": {"expires": 60.0}},
     # At night, by UTC: it asks providers about every key.
     "drift": {"task": "rotation.tasks.drift", "schedule": crontab(hour="3", minute="17")},
+    "prove-audit": {"task": "rotation.tasks.prove_audit", "schedule": crontab(hour="4", minute="17")},
     "tidy": {"task": "keyvault.tasks.tidy", "schedule": crontab(hour="3", minute="47")},
     # Often, because readers go through what is not folded yet row by row.
     "roll-up": {"task": "keyvault.tasks.roll_up", "schedule": 10.0, "options": {"expires": 40.0}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
+from typing import Final
 
 import structlog
 from django.conf import settings
@@ -24,8 +25,11 @@ from keyvault.services.keks import open_canary
 from rotation.facts import OperationState, Stage
 from rotation.models import Operation, Rotation
 from rotation.services.notifying import tell_beat_dead
+from rotation.services.proving import PROVED
 
 log = structlog.get_logger("keyturn.health")
+
+BEAT: Final = "beat"
 
 
 class CheckFailed(Exception):
@@ -112,9 +116,9 @@ _CHECKS: Mapping[str, Callable[[], Mapping[str, object]]] = {
 }
 
 
-def heartbeat_age() -> float | None:
-    """Seconds since the last tick; None when there was none."""
-    at = Heartbeat.objects.filter(name="beat").values_list("at", flat=True).first()
+def heartbeat_age(name: str = BEAT) -> float | None:
+    """Seconds since the last one of this name; None when there was none."""
+    at = Heartbeat.objects.filter(name=name).values_list("at", flat=True).first()
     return None if at is None else max(0.0, (clock.now() - at).total_seconds())
 
 
@@ -149,11 +153,25 @@ class StateCollector:
         yield GaugeMetricFamily(
             "keyturn_rotations_attention", "Rotations that wait for a person.", value=attention
         )
-        age = heartbeat_age()
+        for name, of, text in (
+            ("keyturn_beat_age_seconds", BEAT, "Seconds since the scheduler ran; -1 when it never did."),
+            (
+                "keyturn_audit_proved_age_seconds",
+                PROVED,
+                "Seconds since the nightly proof found the audit trail intact; -1 when it never did.",
+            ),
+        ):
+            age = heartbeat_age(of)
+            yield GaugeMetricFamily(name, text, value=-1.0 if age is None else age)
         yield GaugeMetricFamily(
-            "keyturn_beat_age_seconds",
-            "Seconds since the scheduler ran; -1 when it never did.",
-            value=-1.0 if age is None else age,
+            "keyturn_quarantined",
+            "1 while a restored database holds back every key, until restore_reconcile.",
+            value=float(quarantine.everything() is not None),
+        )
+        yield GaugeMetricFamily(
+            "keyturn_keys_quarantined",
+            "Keys that are held back for themselves until somebody releases them.",
+            value=len(quarantine.held_keys()),
         )
 
 

@@ -36,6 +36,7 @@ class NoticeKind(StrEnum):
     TOKEN_CROWDED = "token.crowded"
     TOKEN_LEAKED = "token.leaked"
     BEAT_DEAD = "keyturn.beat_dead"
+    AUDIT_UNPROVED = "keyturn.audit_unproved"
     TEST = "keyturn.test"
 
 

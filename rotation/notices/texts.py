@@ -329,6 +329,15 @@ def _beat_dead(f: Facts) -> Words:
     )
 
 
+def _audit_unproved(f: Facts) -> Words:
+    body = f"The nightly proof of the audit trail says {f.code}. {f.reason}"
+    return (
+        f"Keyturn: the audit trail is {f.code}",
+        body,
+        "Run keyturn audit_verify; docs/runbook.md says what to do with its answer.",
+    )
+
+
 def _test(f: Facts) -> Words:
     return "Keyturn: a test", f"{f.who} sent this to try the channel.", "Nothing: it works."
 
@@ -359,5 +368,6 @@ _WRITERS: dict[NoticeKind, Callable[[Facts], Words]] = {
     NoticeKind.TOKEN_CROWDED: _crowded,
     NoticeKind.TOKEN_LEAKED: _leaked,
     NoticeKind.BEAT_DEAD: _beat_dead,
+    NoticeKind.AUDIT_UNPROVED: _audit_unproved,
     NoticeKind.TEST: _test,
 }

@@ -6,31 +6,22 @@ import json
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from django.conf import settings
 from django.core.management.base import BaseCommand
-from django.db import DatabaseError
 
 from keyvault import clock
-from keyvault.crypto.errors import KeyringError, KeyServiceUnavailable
-from keyvault.models import AuditHead
-from keyvault.services import verifying
-from keyvault.services.checkpoints import BrokenCheckpoints
-from keyvault.services.verifying import Finding, Proof
-from rotation.services import replaying
-from rotation.services.anchoring import own_directory
+from rotation.services.proving import Outcome, Verdict, own_places, prove
 
-INTACT: Final = 0
-TAMPERED: Final = 1
-UNANCHORED: Final = 2
-UNKNOWN: Final = 3
-
-_ASK: Final = "Is the scheduler running?"
+EXIT_CODES: Final[Mapping[Verdict, int]] = {
+    Verdict.INTACT: 0,
+    Verdict.TAMPERED: 1,
+    Verdict.UNANCHORED: 2,
+    Verdict.UNKNOWN: 3,
+}
 
 
 class Command(BaseCommand):
@@ -55,69 +46,20 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         began = time.monotonic()
-        try:
-            places = options["checkpoints"] or list(_places())
-            missing = [place for place in options["checkpoints"] or () if not place.exists()]
-            if missing:
-                raise _Unknown(f"There are no checkpoints at {missing[0]}.")
-            proof = verifying.prove(places, clock.now())
-            if proof.finding is None:
-                proof.finding = _replayed(proof)
-            code, words = _verdict(proof)
-        except _Unknown as error:
-            proof, code, words = Proof(), UNKNOWN, str(error)
-        except (KeyringError, KeyServiceUnavailable, BrokenCheckpoints) as error:
-            proof, code, words = Proof(), UNKNOWN, str(error)
-        except DatabaseError as error:
-            proof, code, words = Proof(), UNKNOWN, f"The database does not answer ({type(error).__name__})."
-        self._tell(proof, code, words, time.monotonic() - began, as_json=options["as_json"])
-        sys.exit(code)
+        outcome = prove(options["checkpoints"] or own_places(), clock.now())
+        self._tell(outcome, time.monotonic() - began, as_json=options["as_json"])
+        sys.exit(EXIT_CODES[outcome.verdict])
 
-    def _tell(self, proof: Proof, code: int, words: str, seconds: float, *, as_json: bool) -> None:
-        verdict = ("intact", "tampered", "unanchored", "unknown")[code]
+    def _tell(self, outcome: Outcome, seconds: float, *, as_json: bool) -> None:
+        proof, verdict = outcome.proof, outcome.verdict.value
         rate = round(proof.events / seconds) if seconds else 0
         if as_json:
-            told = {"verdict": verdict, "message": words, **asdict(proof), "events_per_second": rate}
+            told = {"verdict": verdict, "message": outcome.words, **asdict(proof), "events_per_second": rate}
             self.stdout.write(json.dumps(told, indent=2, default=str))
             return
-        self.stdout.write(f"{verdict}: {words}")
+        self.stdout.write(f"{verdict}: {outcome.words}")
         self.stdout.write(
             f"{proof.events} events, {proof.seals} seals of {proof.deliveries} deliveries "
             f"({proof.forgotten} forgotten since), {proof.checkpoints} checkpoints; "
             f"{seconds:.1f} s, {rate} events a second"
         )
-
-
-class _Unknown(Exception):
-    """It cannot be verified; the text says why."""
-
-
-def _places() -> Iterator[Path]:
-    if own_directory().is_dir():
-        yield own_directory()
-    for place in settings.KEYTURN_CHECKPOINTS_TO:
-        parts = urlsplit(place)
-        if parts.scheme == "file" and Path(parts.path).is_dir():
-            yield Path(parts.path)
-
-
-def _replayed(proof: Proof) -> Finding | None:
-    """The first thing that stands otherwise than its events tell; None for nothing."""
-    found = next(replaying.differences(until=proof.events), None)
-    if found is None or AuditHead.objects.get().sequence != proof.events:
-        return None  # something was changed while we looked, which the next look will understand
-    return Finding(found)
-
-
-def _verdict(proof: Proof) -> tuple[int, str]:
-    if proof.finding is not None:
-        return TAMPERED, proof.finding.what
-    if proof.unanchored:
-        since = f"{proof.unanchored_since:%Y-%m-%d %H:%M:%S} UTC"
-        return UNANCHORED, f"{proof.unanchored} events since {since} are in no checkpoint. {_ASK}"
-    if proof.unsealed:
-        return UNANCHORED, f"{proof.unsealed} deliveries are in no seal. {_ASK}"
-    words = "every event, delivery and checkpoint is as it was written."
-    if proof.given_up:
-        words += f" {proof.given_up} events were lost in a restore that was confirmed."
-    return INTACT, words
