@@ -330,7 +330,7 @@ def _beat_dead(f: Facts) -> Words:
 
 
 def _audit_unproved(f: Facts) -> Words:
-    body = f"The nightly proof of the audit trail says {f.code}. {f.reason}"
+    body = f"The nightly proof of the audit trail did not find it intact{_because(f)}"
     return (
         f"Keyturn: the audit trail is {f.code}",
         body,

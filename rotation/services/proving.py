@@ -86,9 +86,9 @@ def prove_nightly(now: datetime) -> Verdict:
         insert(Heartbeat(name=PROVED, at=now), "ON CONFLICT (name) DO UPDATE SET at = excluded.at")
         log.info("audit trail proved", events=outcome.proof.events, deliveries=outcome.proof.deliveries)
         return outcome.verdict
-    log.error("audit trail not proved", verdict=outcome.verdict.value, reason=outcome.words)
+    log.error("audit trail not proved", verdict=outcome.verdict.value, reason=outcome.words.rstrip("."))
     channels = Channel.objects.filter(team__isnull=True, enabled=True)
-    facts = Facts(at=iso(now), code=outcome.verdict, reason=outcome.words)
+    facts = Facts(at=iso(now), code=outcome.verdict, reason=outcome.words.rstrip("."))
     dedup = f"audit:{outcome.verdict}:{now:%Y-%m-%d}"
     tell(channels, NoticeKind.AUDIT_UNPROVED, facts, dedup=dedup, team_id=None, now=now)
     return outcome.verdict
