@@ -56,7 +56,7 @@ def test_a_changed_trail_is_told_once_a_day_to_the_organisation(t: Telling, told
     t.send()
     said = t.web.posted[-1].body.decode()
     assert "tampered" in said
-    assert "Event 3 is not as it was written." in said
+    assert "Event 3 is not as it was written" in said
     prove_nightly(t.now + DAY)
     assert everybodys.notices.count() == 2
 
