@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -148,6 +148,18 @@ EVENTS: Mapping[str, frozenset[str]] = {
 }
 
 
+# Who else hears of an event, in its transaction. Set when the app is ready.
+Listener = Callable[[AuditEvent], None]
+_listeners: dict[str, Listener] = {}
+
+
+def listen(name: str, listener: Listener) -> None:
+    """Call ``listener`` with each event of this name, after it was written: one listener for a name."""
+    if name not in EVENTS:
+        raise ValueError(name)
+    _listeners[name] = listener
+
+
 SEALS: Final = frozenset({"deliveries:sealed"})
 
 
@@ -237,6 +249,8 @@ def record(
     insert(event)
     head.sequence, head.mac = event.sequence, event.mac
     update(head, "sequence", "mac")
+    if name in _listeners:
+        _listeners[name](event)
     # Seals come by the second: in the log they would hide the rest.
     tell = log.debug if name in SEALS else log.info
     tell(

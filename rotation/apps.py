@@ -9,10 +9,11 @@ class RotationConfig(AppConfig):
     def ready(self) -> None:
         from rotation import checks, engine, tasks
         from rotation.notices import writing
-        from rotation.services import channels, telling
+        from rotation.services import channels, personal, telling
 
         checks.install()
         engine.hang_bell(tasks.ring)
         writing.hang_bell(tasks.ring_channel)
         channels.join_sealed_rows()
         telling.join_delivery()
+        personal.join_audit()

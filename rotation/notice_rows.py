@@ -23,9 +23,13 @@ class ChannelQuerySet(models.QuerySet["Channel"]):
     def for_actor(self, actor: Actor) -> Self:
         return self if actor.sees_everything else self.filter(team_id__in=actor.team_ids)
 
+    def of_organisation(self) -> Self:
+        """Those that hear of what belongs to no team."""
+        return self.filter(team__isnull=True, enabled=True, personal=False)
+
     def hearing(self, team_id: object) -> Self:
         """Those that hear of this team's keys: its own, and the organisation's."""
-        return self.filter(Q(team_id=team_id) | Q(team__isnull=True), enabled=True)
+        return self.filter(Q(team_id=team_id) | Q(team__isnull=True), enabled=True, personal=False)
 
 
 class Channel(UUIDModel):
@@ -50,6 +54,8 @@ class Channel(UUIDModel):
     zone = models.CharField(max_length=64, default="UTC")
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField()
+    # The one by which people hear of their own accounts. It has no readers but the one of each notice.
+    personal = models.BooleanField(default=False)
     # Sending: one worker at a time, so that notices arrive in order.
     fence = models.PositiveIntegerField(default=0)
     lease_until = models.DateTimeField(null=True, blank=True)
@@ -69,6 +75,9 @@ class Channel(UUIDModel):
                 condition=Q(kind="mail", ciphertext__isnull=True)
                 | (~Q(kind="mail") & Q(ciphertext__isnull=False, wrapped_dek__isnull=False)),
                 name="channel_address_is_sealed",
+            ),
+            models.UniqueConstraint(
+                fields=["personal"], condition=Q(personal=True), name="channel_personal_once"
             ),
         ]
 

@@ -257,9 +257,10 @@ def set_email(user: User, address: str, *, now: datetime) -> None:
         row.clean_fields(exclude=["username", "password"])
     except ValidationError as error:
         raise invalid("email", " ".join(error.messages)) from error
-    row.save(update_fields=["email"])
     name = row.get_username()
+    # Before the change: who hears of it is told at the address that is left.
     audit.record("user:email:set", actor=actor_for(row), now=now, subject=str(row.pk), user=name)
+    row.save(update_fields=["email"])
 
 
 @transaction.atomic

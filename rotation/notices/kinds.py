@@ -35,6 +35,8 @@ class NoticeKind(StrEnum):
     TOKEN_REPLAYED = "token.replayed"
     TOKEN_CROWDED = "token.crowded"
     TOKEN_LEAKED = "token.leaked"
+    TOKEN_EXPIRING = "token.expiring"
+    ACCOUNT = "account.changed"
     BEAT_DEAD = "keyturn.beat_dead"
     AUDIT_UNPROVED = "keyturn.audit_unproved"
     TEST = "keyturn.test"

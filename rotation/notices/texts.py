@@ -58,7 +58,9 @@ def text_of(kind: NoticeKind, facts: Facts, *, base_url: str) -> Text:
     if facts.level and facts.level != "owner":
         body = f"Nobody has acted on this since {_moment(facts.since)}. {body}"
         subject = f"Escalated: {subject}"
-    return Text(_one_line(subject), body, advice, _url(facts, base_url))
+    own = kind is NoticeKind.ACCOUNT or (kind is NoticeKind.TOKEN_EXPIRING and not facts.consumer)
+    url = f"{base_url}/profile/" if own else _url(facts, base_url)
+    return Text(_one_line(subject), body, advice, url)
 
 
 def digest_of(texts: Sequence[Text], *, title: str) -> Text:
@@ -320,6 +322,58 @@ def _leaked(f: Facts) -> Words:
     return f"A token was found in the open: {_token(f)}", body, advice
 
 
+def _token_expiring(f: Facts) -> Words:
+    body = f"The token {_token(f)} stops working at {_moment(f.since)}."
+    advice = (
+        "Rotate it on the page of the consumer and give its users the new one; both work during the grace."
+        if f.consumer
+        else "Make another one on your profile page, put it where this one is used, and revoke this one."
+    )
+    return f"A token expires soon: {_token(f)}", body, advice
+
+
+# Code of what happened to an account: a subject, and what happened.
+_ACCOUNT: dict[str, tuple[str, str]] = {
+    "user:password:set": ("your password was changed", "{who} changed the password of your account."),
+    "user:link:used": ("your password was set by a link", "A set-up link was used to choose your password."),
+    "user:email:set": (
+        "your mail address was changed",
+        "{who} gave your account another mail address. What concerns it goes there from now on.",
+    ),
+    "user:second-factor:added": ("{what} added", "{who} added to your account: {what}."),
+    "user:second-factor:removed": ("{what} removed", "{who} removed from your account: {what}."),
+    "user:second-factor:reset": (
+        "your second factors were removed",
+        "{who} removed all second factors of your account.",
+    ),
+    "user:token:created": ("a token was created", "{who} created a token that acts as you: {token}."),
+    "user:signed-in": (
+        "signed in with a new browser",
+        "Somebody signed in as you ({what}) from {place}, in a browser that you have not used before.",
+    ),
+    "user:sign-in:limited": (
+        "too many wrong attempts",
+        "Somebody tried too often to sign in as you ({what}), the last time from {place}. Such attempts "
+        "are not looked at for some minutes; browsers that you have used before are not concerned.",
+    ),
+}
+
+
+def _account(f: Facts) -> Words:
+    subject, body = _ACCOUNT.get(f.code, ("your account", "{who} changed your account."))
+    values = {
+        "who": f.who or "Somebody",
+        "what": f.what or "a way to sign in",
+        "place": f.place or "an address that is not known",
+        "token": f.token or "a token",
+    }
+    advice = (
+        "If it was you, nothing. If not: change your password, end your sessions on your profile page, "
+        "and tell an administrator."
+    )
+    return f"Keyturn: {subject.format(**values)}", f"{_moment(f.at)}: {body.format(**values)}", advice
+
+
 def _beat_dead(f: Facts) -> Words:
     body = f"The scheduler was last seen at {_moment(f.since)}. Keys are delivered; rotations stand still."
     return (
@@ -367,6 +421,8 @@ _WRITERS: dict[NoticeKind, Callable[[Facts], Words]] = {
     NoticeKind.TOKEN_REPLAYED: _replayed,
     NoticeKind.TOKEN_CROWDED: _crowded,
     NoticeKind.TOKEN_LEAKED: _leaked,
+    NoticeKind.TOKEN_EXPIRING: _token_expiring,
+    NoticeKind.ACCOUNT: _account,
     NoticeKind.BEAT_DEAD: _beat_dead,
     NoticeKind.AUDIT_UNPROVED: _audit_unproved,
     NoticeKind.TEST: _test,

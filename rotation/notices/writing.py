@@ -136,17 +136,20 @@ def put(
     sequence: int,
     team_id: uuid.UUID | None,
     now: datetime,
+    to: str = "",
 ) -> int:
     """One notice for each channel (for mail, each recipient), and a ring after the commit. Returns how many.
 
-    What a channel has under the same ``dedup`` already is not written again.
+    ``to``: the mail address of the one person whom it concerns. What a channel has under the same ``dedup``
+    already is not written again.
     """
     rows = []
     for channel in channels:
         digest = bool(channel.digest_at) and kind in CAN_WAIT
         due = next_digest(now, channel.digest_at, channel.zone) if digest else now
         mail = channel.kind == "mail"
-        for recipient in recipients(channel, kind, team_id, facts.who) if mail else [""]:
+        found = [to] if to else recipients(channel, kind, team_id, facts.who) if mail else [""]
+        for recipient in found:
             rows.append(
                 Notice(
                     channel=channel,

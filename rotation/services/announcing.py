@@ -79,7 +79,7 @@ def _by_team(items: Iterable[EmergencyItem]) -> Mapping[uuid.UUID | None, list[E
 def _channels(team_id: uuid.UUID | None) -> list[Channel]:
     """The channels of just this team; those of the organisation for None."""
     whose = Q(team__isnull=True) if team_id is None else Q(team_id=team_id)
-    return list(Channel.objects.filter(whose, enabled=True))
+    return list(Channel.objects.filter(whose, enabled=True, personal=False))
 
 
 def _what(run: EmergencyRun) -> str:

@@ -21,6 +21,7 @@ from rotation.notices.kinds import Facts, NoticeKind
 from rotation.notices.writing import Ring, iso, tell
 from rotation.services import reviews
 from rotation.services.announcing import tell_stuck
+from rotation.services.expiring import tell_expiring_tokens
 
 log = structlog.get_logger("keyturn.notices")
 
@@ -33,7 +34,15 @@ _EXPIRY_MARK = "expiry-notices"
 
 def tick(now: datetime, *, ring: Ring) -> int:
     """One beat; returns how many channels have something to send. Nothing here moves a rotation."""
-    for work in (watch, escalate, reviews.tell_overdue, tell_stuck, tell_expiring, prune):
+    for work in (
+        watch,
+        escalate,
+        reviews.tell_overdue,
+        tell_stuck,
+        tell_expiring,
+        tell_expiring_tokens,
+        prune,
+    ):
         try:
             work(now)
         except Exception:
@@ -164,7 +173,7 @@ def _tell_expiring(version: KeyVersion, now: datetime) -> None:
 
 def tell_beat_dead(last: datetime, now: datetime) -> None:
     """Whoever sees that the scheduler is not running calls this; the organisation is told once."""
-    channels = Channel.objects.filter(team__isnull=True, enabled=True)
+    channels = Channel.objects.of_organisation()
     dedup = f"beat:{iso(last)}"
     unaware = list(channels.exclude(notices__dedup=dedup))
     if unaware:

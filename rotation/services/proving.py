@@ -87,7 +87,7 @@ def prove_nightly(now: datetime) -> Verdict:
         log.info("audit trail proved", events=outcome.proof.events, deliveries=outcome.proof.deliveries)
         return outcome.verdict
     log.error("audit trail not proved", verdict=outcome.verdict.value, reason=outcome.words.rstrip("."))
-    channels = Channel.objects.filter(team__isnull=True, enabled=True)
+    channels = Channel.objects.of_organisation()
     facts = Facts(at=iso(now), code=outcome.verdict, reason=outcome.words.rstrip("."))
     dedup = f"audit:{outcome.verdict}:{now:%Y-%m-%d}"
     tell(channels, NoticeKind.AUDIT_UNPROVED, facts, dedup=dedup, team_id=None, now=now)
