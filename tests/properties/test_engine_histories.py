@@ -45,8 +45,8 @@ from tests.stories.world import World, rotation_rows
 
 # In each shard. PostgreSQL sees fewer, for its own ways of locking have tests of its own. Some are shorter
 # (hypothesis tries those too); those that are whole are counted: more than 1,000 on both together.
-SHARDS = 4 if chosen_database() == "postgresql" else 10
-HISTORIES = scaled("HISTORIES", *((10, 700) if chosen_database() == "postgresql" else (97, 1_200)))
+SHARDS = 2 if chosen_database() == "postgresql" else 10
+HISTORIES = scaled("HISTORIES", *((10, 700) if chosen_database() == "postgresql" else (98, 1_200)))
 STEPS = 80
 TICKS_TO_END = 100
 MOMENT = timedelta(milliseconds=1)
