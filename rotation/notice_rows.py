@@ -55,7 +55,7 @@ class Channel(UUIDModel):
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField()
     # The one by which people hear of their own accounts. It has no readers but the one of each notice.
-    personal = models.BooleanField(default=False)
+    personal = models.BooleanField(default=False, db_default=False)
     # Sending: one worker at a time, so that notices arrive in order.
     fence = models.PositiveIntegerField(default=0)
     lease_until = models.DateTimeField(null=True, blank=True)
@@ -75,9 +75,6 @@ class Channel(UUIDModel):
                 condition=Q(kind="mail", ciphertext__isnull=True)
                 | (~Q(kind="mail") & Q(ciphertext__isnull=False, wrapped_dek__isnull=False)),
                 name="channel_address_is_sealed",
-            ),
-            models.UniqueConstraint(
-                fields=["personal"], condition=Q(personal=True), name="channel_personal_once"
             ),
         ]
 

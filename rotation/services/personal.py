@@ -63,6 +63,7 @@ def mail(user: User, kind: NoticeKind, facts: Facts, *, dedup: str, sequence: in
     """One notice to this person. False: there is no mail server, no address, or the channel is off."""
     if not settings.EMAIL_HOST or not user.email or not user.is_active:
         return False
+    # One at most: whoever writes a notice holds the lock of the audit chain.
     channel, _ = Channel.objects.get_or_create(
         personal=True, defaults={"slug": _free_slug(), "kind": "mail", "created_at": now}
     )
