@@ -16,10 +16,8 @@ from urllib.parse import urlsplit
 import structlog
 from django.conf import settings
 
-from keyvault.models import Heartbeat
-from keyvault.services import checkpoints
+from keyvault.services import beats, checkpoints
 from keyvault.services.checkpoints import Checkpoint
-from keyvault.upsert import insert
 from rotation import egress
 
 log = structlog.get_logger("keyturn.checkpoints")
@@ -66,7 +64,7 @@ def write(checkpoint: Checkpoint) -> Checkpoint:
             _send(place, line, linked)
         except NotKept as error:
             log.warning("checkpoint not kept", place=urlsplit(place).scheme, reason=str(error))
-    insert(Heartbeat(name=HEARTBEAT, at=linked.at), "ON CONFLICT (name) DO UPDATE SET at = excluded.at")
+    beats.note(HEARTBEAT, linked.at)
     return linked
 
 

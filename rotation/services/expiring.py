@@ -9,7 +9,8 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 
 from keyvault import audit
-from keyvault.models import ConsumerToken, Heartbeat, UserToken
+from keyvault.models import ConsumerToken, UserToken
+from keyvault.services import beats
 from rotation.notice_rows import LEVELS, Channel
 from rotation.notices.kinds import Facts, NoticeKind
 from rotation.notices.writing import iso, tell
@@ -23,9 +24,7 @@ _BATCH: Final = 500
 
 def tell_expiring_tokens(now: datetime) -> None:
     """Tokens that end within two weeks, and have no successor: once at 14 and at 3 days. Once an hour."""
-    mark, created = Heartbeat.objects.get_or_create(name=_MARK, defaults={"at": now})
-    claimed = Heartbeat.objects.filter(name=_MARK, at=mark.at, at__lte=now - EVERY)
-    if not created and not claimed.update(at=now):
+    if not beats.claim(_MARK, every=EVERY, now=now):
         return
     soon = {"revoked_at": None, "expires_at__gt": now, "expires_at__lte": now + timedelta(days=DAYS[0])}
     replaced = ConsumerToken.objects.filter(replaces=OuterRef("pk"), revoked_at=None)

@@ -11,7 +11,8 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef
 
 from keyvault.domain import State
-from keyvault.models import Heartbeat, KeyVersion
+from keyvault.models import KeyVersion
+from keyvault.services import beats
 from rotation import engine
 from rotation.models import STANDING, Rotation
 from rotation.notice_rows import LEVELS, Channel, Incident
@@ -138,9 +139,7 @@ def _tell_next(rotation: Rotation, incident: Incident, reason: str, now: datetim
 
 def tell_expiring(now: datetime) -> None:
     """Current versions that expire within two weeks: once at 14, 3 and 1 day(s). Looked for once an hour."""
-    mark, created = Heartbeat.objects.get_or_create(name=_EXPIRY_MARK, defaults={"at": now})
-    claimed = Heartbeat.objects.filter(name=_EXPIRY_MARK, at=mark.at, at__lte=now - EXPIRY_EVERY)
-    if not created and not claimed.update(at=now):
+    if not beats.claim(_EXPIRY_MARK, every=EXPIRY_EVERY, now=now):
         return
     soon = KeyVersion.objects.filter(
         current_of__isnull=False,

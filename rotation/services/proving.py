@@ -19,11 +19,10 @@ from django.conf import settings
 from django.db import DatabaseError
 
 from keyvault.crypto.errors import KeyringError, KeyServiceUnavailable
-from keyvault.models import AuditHead, Heartbeat
-from keyvault.services import verifying
+from keyvault.models import AuditHead
+from keyvault.services import beats, verifying
 from keyvault.services.checkpoints import BrokenCheckpoints
 from keyvault.services.verifying import Finding, Proof
-from keyvault.upsert import insert
 from rotation.notice_rows import Channel
 from rotation.notices.kinds import Facts, NoticeKind
 from rotation.notices.writing import iso, tell
@@ -83,7 +82,7 @@ def prove_nightly(now: datetime) -> Verdict:
         log.warning("no checkpoint before the proof", error=type(error).__name__)
     outcome = prove(own_places(), now)
     if outcome.verdict is Verdict.INTACT:
-        insert(Heartbeat(name=PROVED, at=now), "ON CONFLICT (name) DO UPDATE SET at = excluded.at")
+        beats.note(PROVED, now)
         log.info("audit trail proved", events=outcome.proof.events, deliveries=outcome.proof.deliveries)
         return outcome.verdict
     log.error("audit trail not proved", verdict=outcome.verdict.value, reason=outcome.words.rstrip("."))

@@ -13,8 +13,7 @@ from django.db.models import Q, QuerySet
 
 from keyvault.models import Heartbeat
 from keyvault.prepared import prepared
-from keyvault.services import quarantine
-from keyvault.upsert import insert
+from keyvault.services import beats, quarantine
 from rotation import engine, operations
 from rotation.facts import OperationState
 from rotation.glance import glance
@@ -35,7 +34,7 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
     Returns how many rotations were looked at.
     """
     _catch_up(now)
-    insert(Heartbeat(name="beat", at=now), "ON CONFLICT (name) DO UPDATE SET at = excluded.at")
+    beats.note("beat", now)
     if quarantine.everything() is not None:
         log.error("in quarantine since a restore: no rotation goes on", next=restoring.NEXT)
         return 0
