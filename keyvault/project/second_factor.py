@@ -15,6 +15,11 @@ from allauth.mfa.base.forms import AuthenticateForm, ReauthenticateForm
 from allauth.mfa.base.internal.flows import check_rate_limit
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import generate_totp_secret, validate_totp_code
+from allauth.mfa.webauthn.forms import (
+    AuthenticateWebAuthnForm,
+    LoginWebAuthnForm,
+    ReauthenticateWebAuthnForm,
+)
 from allauth.usersessions.models import UserSession
 from django import forms
 from django.contrib.auth import update_session_auth_hash
@@ -108,6 +113,34 @@ class OnceAuthenticateForm(_OnceOnly, AuthenticateForm):  # type: ignore[misc]
 
 
 class OnceReauthenticateForm(_OnceOnly, ReauthenticateForm):  # type: ignore[misc]
+    pass
+
+
+class _Watched:
+    """A passkey that does not match is told of like a wrong code. Before signing in nobody is named."""
+
+    user: User | None
+
+    def clean_credential(self) -> Authenticator:
+        try:
+            return super().clean_credential()  # type: ignore[misc]
+        except (forms.ValidationError, KeyError) as error:
+            name = self.user.get_username() if self.user is not None else ""
+            attempts.note_failure(context.request, name, "passkey")
+            if isinstance(error, KeyError):  # a part is missing, which the library does not expect
+                raise get_adapter().validation_error("incorrect_code") from error
+            raise
+
+
+class WatchedAuthenticateForm(_Watched, AuthenticateWebAuthnForm):  # type: ignore[misc]
+    pass
+
+
+class WatchedLoginForm(_Watched, LoginWebAuthnForm):  # type: ignore[misc]
+    pass
+
+
+class WatchedReauthenticateForm(_Watched, ReauthenticateWebAuthnForm):  # type: ignore[misc]
     pass
 
 

@@ -278,6 +278,9 @@ MFA_FORMS = {
     "activate_totp": "keyvault.project.second_factor.ActivateTOTPForm",
     "authenticate": "keyvault.project.second_factor.OnceAuthenticateForm",
     "reauthenticate": "keyvault.project.second_factor.OnceReauthenticateForm",
+    "authenticate_webauthn": "keyvault.project.second_factor.WatchedAuthenticateForm",
+    "login_webauthn": "keyvault.project.second_factor.WatchedLoginForm",
+    "reauthenticate_webauthn": "keyvault.project.second_factor.WatchedReauthenticateForm",
 }
 MFA_ALLOW_UNVERIFIED_EMAIL = True  # addresses play no part in who somebody is
 MFA_PASSKEY_LOGIN_ENABLED = True

@@ -108,6 +108,20 @@ def test_a_wrong_code_is_told_too() -> None:
     assert [event[2]["what"] for event in told("sign-in:failed")] == ["code"]
 
 
+def test_a_passkey_that_does_not_match_is_told_too() -> None:
+    made_up = {"credential": '{"id": "made-up", "response": {}}'}
+    Client().post("/accounts/2fa/passkeys/login/", made_up)
+    client = sign_in("lena")
+    new_app(client)
+    client.post("/accounts/logout/")
+    client.post("/accounts/login/", {"login": "lena", "password": PASSWORD})
+    client.post("/accounts/2fa/authenticate/", made_up)
+    assert [(event[2]["user"], event[2]["what"]) for event in told("sign-in:failed")] == [
+        (sign_ins.NOBODY, "passkey"),
+        ("lena", "passkey"),
+    ]
+
+
 @pytest.mark.once
 def test_a_flood_of_guesses_does_not_fill_the_audit(monkeypatch: pytest.MonkeyPatch, tell: Tell) -> None:
     monkeypatch.setattr(sign_ins, "MOST", 3)
