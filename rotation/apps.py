@@ -15,5 +15,5 @@ class RotationConfig(AppConfig):
         engine.hang_bell(tasks.ring)
         writing.hang_bell(tasks.ring_channel)
         channels.join_sealed_rows()
-        telling.join_delivery()
+        telling.join_audit()
         personal.join_audit()

@@ -7,8 +7,6 @@ what it saw here, seldom and beside its answers.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -21,34 +19,6 @@ from keyvault.models import AuditEvent, ConsumerToken
 EVERY: Final = timedelta(hours=1)  # a token is told of once in this time, whoever uses it, how often ever
 MOST: Final = 100  # tokens in this time; whoever has more dead tokens than this is known by then
 EVENT: Final = "consumer:token:replayed"
-
-
-@dataclass(frozen=True)
-class Replay:
-    """A use that was refused. ``why``: revoked or superseded; ``since`` when; ``address`` may be empty."""
-
-    token: ConsumerToken
-    why: str
-    since: datetime
-    address: str
-    sequence: int
-    at: datetime
-
-
-Teller = Callable[[Replay], None]
-
-
-def _nobody(replay: Replay) -> None:
-    """Without notices the audit is all there is."""
-
-
-_teller: Teller = _nobody
-
-
-def tell_with(teller: Teller) -> None:
-    """Who is told, in the transaction of the event. Set once, when the app is ready."""
-    global _teller
-    _teller = teller
 
 
 @transaction.atomic
@@ -70,7 +40,7 @@ def record(token_id: uuid.UUID, *, address: str, now: datetime) -> bool:
     if lately.filter(subject=str(token.id)).exists() or lately.count() >= MOST:
         return False
     why, since = ended
-    event = audit.record(
+    audit.record(
         EVENT,
         actor=SYSTEM,
         now=now,
@@ -82,7 +52,6 @@ def record(token_id: uuid.UUID, *, address: str, now: datetime) -> bool:
         since=since.isoformat(),
         address=address,
     )
-    _teller(Replay(token, why, since, address, event.sequence, now))
     return True
 
 

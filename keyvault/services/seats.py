@@ -9,8 +9,6 @@ is first at a row decides: what was deleted cannot be kept, and what was kept is
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -26,32 +24,6 @@ KEPT: Final = timedelta(hours=1)  # without a fetch; then the seat is free for a
 NOTED: Final = timedelta(minutes=5)  # how often its row is moved, however often it fetches
 EVERY: Final = timedelta(hours=1)  # a full token is told of once in this time
 EVENT: Final = "consumer:token:crowded"
-
-
-@dataclass(frozen=True)
-class Crowded:
-    """An instance more than the token's limit was refused. ``address`` may be empty."""
-
-    token: ConsumerToken
-    address: str
-    sequence: int
-    at: datetime
-
-
-Teller = Callable[[Crowded], None]
-
-
-def _nobody(crowded: Crowded) -> None:
-    """Without notices the audit is all there is."""
-
-
-_teller: Teller = _nobody
-
-
-def tell_with(teller: Teller) -> None:
-    """Who is told, in the transaction of the event. Set once, when the app is ready."""
-    global _teller
-    _teller = teller
 
 
 @transaction.atomic
@@ -95,7 +67,7 @@ def _record(token: ConsumerToken, instance: str, address: str, now: datetime) ->
     lately = AuditEvent.objects.filter(name=EVENT, subject=str(token.id), at__gt=now - EVERY)
     if lately.exists():
         return
-    event = audit.record(
+    audit.record(
         EVENT,
         actor=SYSTEM,
         now=now,
@@ -107,4 +79,3 @@ def _record(token: ConsumerToken, instance: str, address: str, now: datetime) ->
         instance=instance,
         address=address,
     )
-    _teller(Crowded(token, address, event.sequence, now))

@@ -7,52 +7,54 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
+from keyvault import audit
+from keyvault.models import AuditEvent
 from keyvault.services import replays, seats
-from keyvault.services.replays import Replay
-from keyvault.services.seats import Crowded
 from rotation.notice_rows import Channel
 from rotation.notices.kinds import Facts, NoticeKind
 from rotation.notices.writing import iso, put, tell
 
 
-def tell_replay(replay: Replay) -> None:
+def join_audit() -> None:
+    """What is seen while keys are delivered is told from now on."""
+    audit.listen(replays.EVENT, tell_replay)
+    audit.listen(seats.EVENT, tell_crowded)
+
+
+def tell_replay(event: AuditEvent) -> None:
     """A dead token was used."""
+    details = event.details
     facts = Facts(
-        at=iso(replay.at),
-        consumer=replay.token.consumer.slug,
-        token=replay.token.hint,
-        code=replay.why,
-        since=iso(replay.since),
-        place=replay.address,
+        at=iso(event.at),
+        consumer=details["consumer"],
+        token=details["hint"],
+        code=details["why"],
+        since=iso(datetime.fromisoformat(details["since"])),
+        place=details["address"],
     )
-    _put(NoticeKind.TOKEN_REPLAYED, "replayed", replay, facts)
+    _put(NoticeKind.TOKEN_REPLAYED, "replayed", event, facts)
 
 
-def tell_crowded(crowded: Crowded) -> None:
+def tell_crowded(event: AuditEvent) -> None:
     """One instance too many. It chose its name itself, so that stands in the audit only."""
-    token = crowded.token
-    facts = Facts(at=iso(crowded.at), consumer=token.consumer.slug, token=token.hint, place=crowded.address)
-    _put(NoticeKind.TOKEN_CROWDED, "crowded", crowded, facts)
+    details = event.details
+    facts = Facts(
+        at=iso(event.at), consumer=details["consumer"], token=details["hint"], place=details["address"]
+    )
+    _put(NoticeKind.TOKEN_CROWDED, "crowded", event, facts)
 
 
-def _put(kind: NoticeKind, what: str, seen: Replay | Crowded, facts: Facts) -> None:
+def _put(kind: NoticeKind, what: str, event: AuditEvent, facts: Facts) -> None:
     """To the team of the consumer, once a day for each token, in the transaction of the audit event."""
-    team_id = seen.token.consumer.team_id
     put(
-        Channel.objects.hearing(team_id),
+        Channel.objects.hearing(event.team_id),
         kind,
         facts,
-        dedup=f"{what}:{seen.token.id}:{seen.at:%Y-%m-%d}",
-        sequence=seen.sequence,
-        team_id=team_id,
-        now=seen.at,
+        dedup=f"{what}:{event.subject}:{event.at:%Y-%m-%d}",
+        sequence=event.sequence,
+        team_id=event.team_id,
+        now=event.at,
     )
-
-
-def join_delivery() -> None:
-    """What is seen while keys are delivered is told from now on."""
-    replays.tell_with(tell_replay)
-    seats.tell_with(tell_crowded)
 
 
 def tell_leak(
