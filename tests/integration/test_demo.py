@@ -21,7 +21,8 @@ from typing import Any, Final
 
 import pytest
 
-pytestmark = [pytest.mark.once, pytest.mark.serial]
+# A chain of its own: it waits more than it works, for rotations that take their time.
+pytestmark = [pytest.mark.once, pytest.mark.xdist_group("demo")]
 
 PROVIDERS: Final = ["backgrounderase", "removit", "removebgvideo", "backgroundcut"]
 COMMAND: Final = [sys.executable, "-c", "from keyvault.project.cli import main; main()", "demo"]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ async def _drip(connection: Connection, first: bytes, drop: bytes) -> tuple[byte
     ended = asyncio.create_task(connection.ended())
     while not (await asyncio.wait({ended}, timeout=0.2))[0]:
         if drop:
-            await connection.send(drop)
+            with suppress(ConnectionError):  # it may be ended at this very moment
+                await connection.send(drop)
     return await ended, time.monotonic() - started
 
 
