@@ -52,7 +52,8 @@ def doorbell() -> Iterator[list[object]]:
     def sent(sender: object = None, body: Any = None, **_: object) -> None:
         rung.append(body[0][0])
 
-    before_task_publish.connect(sent)
+    # Celery keeps the list of listeners that it saw first, and replaces it when one that is held weakly dies.
+    before_task_publish.connect(sent, weak=False)
     yield rung
     before_task_publish.disconnect(sent)
 
