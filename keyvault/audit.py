@@ -212,6 +212,11 @@ def lock_chain() -> AuditHead:
     return _head.first() or AuditHead.objects.select_for_update().get_or_create(singleton=True)[0]
 
 
+def is_told(name: str, subject: str, *, since: datetime) -> bool:
+    """Whether there is an event of this name about this subject after that time."""
+    return AuditEvent.objects.filter(name=name, subject=subject, at__gt=since).exists()
+
+
 def record(
     name: str,
     *,

@@ -37,7 +37,7 @@ def record(token_id: uuid.UUID, *, address: str, now: datetime) -> bool:
     if token is None or ended is None:
         return False
     lately = AuditEvent.objects.filter(name=EVENT, at__gt=now - EVERY)
-    if lately.filter(subject=str(token.id)).exists() or lately.count() >= MOST:
+    if audit.is_told(EVENT, str(token.id), since=now - EVERY) or lately.count() >= MOST:
         return False
     why, since = ended
     audit.record(

@@ -18,7 +18,7 @@ from django.db.models.functions import Greatest
 
 from keyvault import audit, integrity
 from keyvault.actors import SYSTEM
-from keyvault.models import AuditEvent, ConsumerToken, Seat
+from keyvault.models import ConsumerToken, Seat
 
 KEPT: Final = timedelta(hours=1)  # without a fetch; then the seat is free for another instance
 NOTED: Final = timedelta(minutes=5)  # how often its row is moved, however often it fetches
@@ -64,8 +64,7 @@ def _keep(seats: QuerySet[Seat], instance: str, now: datetime) -> bool:
 
 def _record(token: ConsumerToken, instance: str, address: str, now: datetime) -> None:
     """Once in a while: whoever is refused asks again."""
-    lately = AuditEvent.objects.filter(name=EVENT, subject=str(token.id), at__gt=now - EVERY)
-    if lately.exists():
+    if audit.is_told(EVENT, str(token.id), since=now - EVERY):
         return
     audit.record(
         EVENT,

@@ -73,15 +73,11 @@ def provider_refused(code: str, *, now: datetime) -> bool:
 
 def _once(name: str, subject: str, *, now: datetime, **details: Any) -> bool:
     lately = AuditEvent.objects.filter(name=name, at__gt=now - _HOUR)
-    if _told(name, subject, now) or lately.count() >= MOST:
+    if audit.is_told(name, subject, since=now - EVERY) or lately.count() >= MOST:
         return False
     with transaction.atomic():
         audit.lock_chain()  # so that of many at the same moment one is told
-        if _told(name, subject, now):
+        if audit.is_told(name, subject, since=now - EVERY):
             return False
         audit.record(name, actor=SYSTEM, now=now, subject=subject, **details)
     return True
-
-
-def _told(name: str, subject: str, now: datetime) -> bool:
-    return AuditEvent.objects.filter(name=name, subject=subject, at__gt=now - EVERY).exists()
