@@ -20,7 +20,7 @@ from rotation.plan import Plan
 from rotation.planned import rotation_digest
 from rotation.policy import APPROVALS, from_json
 from rotation.proof import offenders
-from rotation.services.verbs import verbs_of
+from rotation.services.saying import verbs_of
 
 STAGES = [stage.value for stage in Stage]
 VERBS = [verb.value for verb in Verb]

@@ -10,7 +10,8 @@ from rotation.facts import Observations, Stage, Verb
 from rotation.models import Rotation
 from rotation.planned import rotation_digest
 from rotation.policy import Policy
-from rotation.services.verbs import transition_asked, verbs_of
+from rotation.services.approving import transition_asked
+from rotation.services.saying import verbs_of
 
 APPROVED = {
     "start": "the start",

@@ -16,7 +16,7 @@ from rotation.console.choices import APPROVED
 from rotation.console.policywords import Change, differences
 from rotation.models import Approval, Rotation
 from rotation.policy import APPROVALS, from_json
-from rotation.services.verbs import transition_asked
+from rotation.services.approving import transition_asked
 
 SHOWN = 100
 RELATED = (

@@ -18,7 +18,7 @@ from keyvault.models import AuditEvent, KeyVersion
 from rotation.facts import Kind, Stage
 from rotation.minutes import minutes_document
 from rotation.models import Operation, Rotation, RotationEvent, RotationRecord
-from rotation.services.verbs import verbs_of
+from rotation.services.saying import verbs_of
 
 Document = dict[str, Any]
 

@@ -19,7 +19,7 @@ from rotation.plan import to_json as plan_to_json
 from rotation.planned import next_number, plan_digest
 from rotation.policy import Policy, to_json
 from rotation.services.policies import policy_for
-from rotation.services.verbs import in_progress
+from rotation.services.saying import in_progress
 
 
 @transaction.atomic

@@ -24,7 +24,7 @@ from rotation import operations
 from rotation.facts import OperationState
 from rotation.models import Approval, Operation, Rotation, RotationPolicy
 from rotation.policy import from_json, to_json
-from rotation.services import adding, channels, policies, radius, runs, starting, verbs
+from rotation.services import adding, approving, channels, policies, radius, runs, starting, verbs
 from tests.browser.furniture import person, team_with
 from tests.integration.console import confirm_password
 
@@ -180,7 +180,9 @@ def _rotations(house: House) -> None:
     verbs.pause(SYSTEM, paused.id, reason="release", now=house.now, ring=lambda _: None)
     asking = _rotation(house, "scans-dev", "dev", "careful")
     alone = _rotation(house, "glass", "dev", "careful")
-    verbs.break_glass(actor("lead"), alone.id, reason="nobody is here", now=house.now, ring=lambda _: None)
+    approving.break_glass(
+        actor("lead"), alone.id, reason="nobody is here", now=house.now, ring=lambda _: None
+    )
     going = _rotation(house, "photos", "dev", "fast")
     house.names |= {" rotation_id": str(going.id), " rotation": str(going.id)}
     for verb, row in {"supply": waiting, "evidence": finished, "resume": paused, "approve": asking}.items():

@@ -22,7 +22,7 @@ from rotation.models import Approval, Rotation, RotationPolicy
 from rotation.notice_rows import Notice
 from rotation.planned import rotation_digest
 from rotation.policy import STANDARD, to_json
-from rotation.services import channels, notifying, reviews, starting, verbs
+from rotation.services import approving, channels, notifying, reviews, starting
 from tests.browser.furniture import person, plain_key
 from tests.integration.console import House, add_service, build, client_of, confirm_password, fresh_client_of
 from tests.integration.test_console_queries import queries
@@ -203,7 +203,7 @@ def test_declining_later_pauses_and_takes_back_what_others_gave(house: House) ->
     yes(house, "otto", rotation)
     assert counted(approvals_of(rotation, house.now), "revoke") == 1
     ada = actor_for(User.objects.get(username="ada"))
-    verbs.decline(ada, rotation.id, reason="wait for Monday", now=house.now, ring=lambda _: None)
+    approving.decline(ada, rotation.id, reason="wait for Monday", now=house.now, ring=lambda _: None)
     rotation.refresh_from_db()
     assert rotation.paused
     assert counted(approvals_of(rotation, house.now), "revoke") == 0
@@ -343,7 +343,7 @@ def test_a_plain_approval_does_not_wipe_out_a_break_glass_of_the_same_person(hou
     assert engine.lock(rotation.id).stage == Stage.DEPLOY
     standing_at(rotation, "start", house.now)
     ada = actor_for(User.objects.get(username="ada"))
-    verbs.approve(ada, rotation.id, reason="again", now=house.now, ring=lambda _: None)
+    approving.approve(ada, rotation.id, reason="again", now=house.now, ring=lambda _: None)
     row.refresh_from_db()
     assert (row.reason, row.review_due_at is not None) == ("nobody is awake", True)
     assert Approval.objects.count() == 2

@@ -21,7 +21,7 @@ from rotation.plan import plan
 from rotation.planned import rotation_digest
 from rotation.policy import Policy, from_json, to_json
 from rotation.proof import offenders
-from rotation.services import starting, verbs
+from rotation.services import approving, starting, verbs
 from tests.stories.conftest import BRISK
 from tests.stories.world import World
 
@@ -40,7 +40,7 @@ def careful(**needed: int) -> Policy:
 
 
 def approve(w: World, who: Actor, **more: Any) -> Rotation:
-    return verbs.approve(who, w.rotation.id, reason="looks right", now=w.now, ring=w.rung.append, **more)
+    return approving.approve(who, w.rotation.id, reason="looks right", now=w.now, ring=w.rung.append, **more)
 
 
 def refused(w: World, who: Actor, **more: Any) -> str:

@@ -16,7 +16,8 @@ from rotation.facts import Kind
 from rotation.models import KeySchedule, Operation, Rotation, RotationPolicy
 from rotation.plan import no_room, plan
 from rotation.policy import Policy, Step, to_json
-from rotation.services import emergencies, policies, radius, scheduling, verbs
+from rotation.services import emergencies, policies, radius, scheduling
+from rotation.services.saying import verbs_of
 from rotation.simulators import RunningSimulator
 from tests.stories.conftest import BRISK, MINUTE
 from tests.stories.world import World
@@ -85,7 +86,7 @@ def test_in_the_gap_nobody_is_given_a_dead_key_and_there_is_no_way_back(one: Wor
     assert not w.honoured(1)
     assert w.rotation.stage == "deploy"
     assert nobody_is_served(w)
-    assert "abort" not in verbs.verbs_of(w.rotation)
+    assert "abort" not in verbs_of(w.rotation)
     with pytest.raises(KeyturnError, match="nothing to go back to"):
         w.verb("abort")
     honour(w, 2)

@@ -19,7 +19,8 @@ from rotation import operations
 from rotation.facts import Kind, OperationState
 from rotation.models import Operation
 from rotation.policy import Policy
-from rotation.services import emergencies, starting, verbs
+from rotation.services import approving, emergencies, starting, verbs
+from rotation.services.saying import verbs_of
 from rotation.simulators import RunningSimulator
 from tests.stories.conftest import BRISK
 from tests.stories.world import World
@@ -115,7 +116,7 @@ def test_a_key_that_does_not_die_is_a_persons_business(world: Build) -> None:
     w.start()
     w.run_to("revoke")
     w.run(lambda: w.rotation.attention == "undead_key", step=60)
-    assert "confirm-revoked" in verbs.verbs_of(w.rotation)
+    assert "confirm-revoked" in verbs_of(w.rotation)
 
 
 def test_a_provider_without_room_says_so_before_anything_is_created(world: Build) -> None:
@@ -272,9 +273,9 @@ def test_approvals_come_from_another_person(world: Build) -> None:
     assert w.rotation.stage == "requested"
     assert w.rotation.waiting_code == "approval_start"
     with pytest.raises(KeyturnError) as own:
-        verbs.approve(ann, rotation.id, reason="me", now=w.now, ring=w.rung.append)
+        approving.approve(ann, rotation.id, reason="me", now=w.now, ring=w.rung.append)
     assert own.value.code == "permission_denied"
-    verbs.approve(bob, rotation.id, reason="looks right", now=w.now, ring=w.rung.append)
+    approving.approve(bob, rotation.id, reason="looks right", now=w.now, ring=w.rung.append)
     w.run_to("shift")
 
 
@@ -290,7 +291,7 @@ def test_force_revoke_needs_the_number_of_offenders_and_another_persons_approval
     with pytest.raises(KeyturnError) as alone:
         verbs.force_revoke(ann, w.rotation.id, reason="now", offender_count=0, now=w.now, ring=w.rung.append)
     assert alone.value.code == "approval_required"
-    verbs.approve(bob, w.rotation.id, reason="yes", now=w.now, ring=w.rung.append)
+    approving.approve(bob, w.rotation.id, reason="yes", now=w.now, ring=w.rung.append)
     assert w.rotation.stage == "revoke"
 
 

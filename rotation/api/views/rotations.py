@@ -42,7 +42,7 @@ from rotation.facts import TERMINAL, Stage
 from rotation.models import Rotation, RotationPolicy
 from rotation.plan import plan
 from rotation.policy import APPROVALS
-from rotation.services import policies, starting, verbs
+from rotation.services import approving, policies, starting, verbs
 
 OPEN, FINISHED = "open", "finished"
 
@@ -247,7 +247,7 @@ ConfirmRevokedView = _verb_view(verbs.confirm_revoked, "Confirm that you revoked
 
 
 class ApproveView(VerbView):
-    act = staticmethod(verbs.approve)
+    act = staticmethod(approving.approve)
     reader = ApproveSerializer
 
     def arguments(self, given: dict[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from rotation.console.views.verbs import stale
 from rotation.models import Approval, Rotation
 from rotation.planned import planned_calls, rotation_digest
 from rotation.policy import from_json
-from rotation.services import reviews, verbs
-from rotation.services.verbs import verbs_of
+from rotation.services import approving, reviews
+from rotation.services.saying import verbs_of
 
 _DONE = {
     "approve": "Approved. It goes on as soon as enough people agree.",
@@ -101,7 +101,7 @@ def _decide(request: HttpRequest, row: Rotation) -> HttpResponse:
     if not form.is_valid():
         return _page(request, row, form, status=422)
     data = form.cleaned_data
-    verb = verbs.approve if data["decision"] == "approve" else verbs.decline
+    verb = approving.approve if data["decision"] == "approve" else approving.decline
     refused = _carry_out(request, row, verb, form)
     if refused is not None:
         return refused
@@ -145,7 +145,7 @@ def _break(request: HttpRequest, row: Rotation) -> HttpResponse:
     form = BreakGlassForm(request.POST, confirm=confirm)
     if not form.is_valid():
         return _glass_page(request, row, form, status=422)
-    refused = _carry_out(request, row, verbs.break_glass, form)
+    refused = _carry_out(request, row, approving.break_glass, form)
     if refused is not None:
         return refused
     messages.warning(request, "You decided this alone. Another person has to review it within 24 hours.")

@@ -23,7 +23,7 @@ from rotation.console.views.firstrun import first_steps
 from rotation.models import Finding, KeySchedule, Rotation
 from rotation.policy import from_json
 from rotation.services import demodata
-from rotation.services.verbs import verbs_of
+from rotation.services.saying import verbs_of
 
 DRIFT_SHOWN = 20
 RUNNING_SHOWN, NEEDED_SHOWN, DUE_SHOWN, EVENTS_SHOWN = 12, 20, 10, 10

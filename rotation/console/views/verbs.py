@@ -23,10 +23,10 @@ from rotation.facts import Verb
 from rotation.models import Rotation
 from rotation.observe import observe
 from rotation.policy import from_json
-from rotation.services import verbs
+from rotation.services import approving, verbs
 
 _SERVICES: dict[Verb, Callable[..., Rotation]] = {
-    Verb.APPROVE: verbs.approve,
+    Verb.APPROVE: approving.approve,
     Verb.PAUSE: verbs.pause,
     Verb.RESUME: verbs.resume,
     Verb.ADVANCE: verbs.advance,
