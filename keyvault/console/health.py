@@ -13,6 +13,7 @@ from django.db.models import Exists
 from keyvault.crypto.errors import KeyringError, KeyServiceUnavailable
 from keyvault.keystore import environment_keys, keys
 from keyvault.models import Heartbeat, Quarantine
+from keyvault.services import beats
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Beat(NamedTuple):
 def last_beat() -> Beat:
     """One query, where the scheduler ever ran."""
     held = Quarantine.objects.order_by()
-    rows = Heartbeat.objects.filter(name="beat").annotate(
+    rows = Heartbeat.objects.filter(name=beats.BEAT).annotate(
         everything=Exists(held.filter(key__isnull=True)), some=Exists(held)
     )
     found = rows.values_list("at", "everything", "some").first()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Final
 
 import structlog
 from django.conf import settings
@@ -19,8 +18,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from keyvault import clock
 from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnavailable
 from keyvault.keystore import environment_keys, keys
-from keyvault.models import Heartbeat, KekCanary, Key
-from keyvault.services import quarantine
+from keyvault.models import KekCanary, Key
+from keyvault.services import beats, quarantine
 from keyvault.services.keks import open_canary
 from rotation.facts import OperationState, Stage
 from rotation.models import Operation, Rotation
@@ -28,8 +27,6 @@ from rotation.services.notifying import tell_beat_dead
 from rotation.services.proving import PROVED
 
 log = structlog.get_logger("keyturn.health")
-
-BEAT: Final = "beat"
 
 
 class CheckFailed(Exception):
@@ -112,13 +109,13 @@ _CHECKS: Mapping[str, Callable[[], Mapping[str, object]]] = {
     "database": _database,
     "quarantine": _quarantine,
     "key_service": key_service,
-    "beat": _beat,
+    beats.BEAT: _beat,
 }
 
 
-def heartbeat_age(name: str = BEAT) -> float | None:
+def heartbeat_age(name: str = beats.BEAT) -> float | None:
     """Seconds since the last one of this name; None when there was none."""
-    at = Heartbeat.objects.filter(name=name).values_list("at", flat=True).first()
+    at = beats.last(name)
     return None if at is None else max(0.0, (clock.now() - at).total_seconds())
 
 
@@ -154,7 +151,11 @@ class StateCollector:
             "keyturn_rotations_attention", "Rotations that wait for a person.", value=attention
         )
         for name, of, text in (
-            ("keyturn_beat_age_seconds", BEAT, "Seconds since the scheduler ran; -1 when it never did."),
+            (
+                "keyturn_beat_age_seconds",
+                beats.BEAT,
+                "Seconds since the scheduler ran; -1 when it never did.",
+            ),
             (
                 "keyturn_audit_proved_age_seconds",
                 PROVED,

@@ -17,7 +17,8 @@ from django.db import transaction
 from keyvault.actors import Actor
 from keyvault.domain import State
 from keyvault.exceptions import KeyturnError, not_found
-from keyvault.models import Heartbeat, Key
+from keyvault.models import Key
+from keyvault.services import beats
 from rotation import engine
 from rotation.drivers.base import ProbeOutcome
 from rotation.facts import Kind, OperationState, Side, Stage
@@ -76,7 +77,7 @@ class Pace:
     def pass_on(self) -> None:
         """One turn: beat where nobody else does, and wait a moment."""
         if not self._beats:
-            last = Heartbeat.objects.filter(name="beat").values_list("at", flat=True).first()
+            last = beats.last(beats.BEAT)
             patience = timedelta(seconds=settings.KEYTURN_HEARTBEAT_MAX_AGE)
             self._beats = last is None or not timedelta(0) <= self.clock() - last <= patience
         if self._beats:

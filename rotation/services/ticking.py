@@ -34,7 +34,7 @@ def tick(now: datetime, *, ring: engine.Ring) -> int:
     Returns how many rotations were looked at.
     """
     _catch_up(now)
-    beats.note("beat", now)
+    beats.note(beats.BEAT, now)
     if quarantine.everything() is not None:
         log.error("in quarantine since a restore: no rotation goes on", next=restoring.NEXT)
         return 0
@@ -72,7 +72,7 @@ def _pending(now: datetime) -> QuerySet[Operation, uuid.UUID]:
 
 @prepared
 def _beat_after(moment: datetime) -> QuerySet[Heartbeat, datetime]:
-    return Heartbeat.objects.filter(name="beat", at__gt=moment).values_list("at", flat=True)[:1]
+    return Heartbeat.objects.filter(name=beats.BEAT, at__gt=moment).values_list("at", flat=True)[:1]
 
 
 def _look_at_due(woken: Collection[uuid.UUID], now: datetime, ring: engine.Ring) -> int:
