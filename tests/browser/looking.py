@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from tests.browser.conftest import Visitor
 
 LOOKS: tuple[tuple[Literal["light", "dark"], int], ...] = (("light", 1280), ("dark", 360))
+DESK = 1200  # pixels; a table is not cut off where people work with it
+CUT_OFF = """desk => innerWidth < desk ? [] : [...document.querySelectorAll(".scroll[aria-label]")]
+  .filter(part => part.checkVisibility() && part.scrollWidth > part.clientWidth)
+  .map(part => `${part.ariaLabel} is cut off: ${part.scrollWidth} of ${part.clientWidth} px`)"""
 AXE = AXE_FILE_PATH.read_text(encoding="utf-8")
 
 
@@ -39,4 +43,5 @@ def inspect(visitor: Visitor, what: str) -> list[str]:
 
 def too_wide(page: Page) -> list[str]:
     wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    return [f"{wide} px wider than the screen"] if wide > 0 else []
+    found = [f"{wide} px wider than the screen"] if wide > 0 else []
+    return found + page.evaluate(CUT_OFF, DESK)
