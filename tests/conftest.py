@@ -216,11 +216,10 @@ def data_dir(tmp_path: Path, settings: Any) -> Path:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A port on 127.0.0.1 that nobody listens on and that nobody else is given."""
+    from tests.integration.processes import free_port as another
+
+    return another()
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import socket
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -31,7 +31,7 @@ from keyvault.project.databases import database_settings
 from tests.api.conftest import Server
 from tests.api.wire import exchange
 from tests.bootstrap import start_postgresql
-from tests.integration.processes import alive, descendants, end, start, wait_for
+from tests.integration.processes import alive, descendants, end, free_port, start, wait_for
 from tests.migrated import migrate
 
 
@@ -154,13 +154,6 @@ class Web:
             end(self.process)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 @contextmanager
 def web(
     installation: Installation,
@@ -189,15 +182,23 @@ class OwnPostgreSQL:
         self._server: Any = start_postgresql(folder / "postgresql", killed=True)
         self.url = str(self._server.get_uri())
 
-    def kill(self) -> None:
-        """SIGKILL to every one of its processes at once. Connections of this process are let go."""
+    def kill(self) -> float:
+        """SIGKILL to every one of its processes at once. Connections of this process are let go.
+
+        Returns when it could do nothing any more, by the monotonic clock; a busy machine takes a while to
+        clear it away.
+        """
         connection.close()
         postmaster = psutil.Process(self._server.get_pid())
+        postmaster.suspend()  # so that it starts no other meanwhile, which would outlive it
         processes = [postmaster, *postmaster.children(recursive=True)]
         for process in processes:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # its client has left, or it saw that the first one died
+                process.kill()
+        killed = time.monotonic()
         psutil.wait_procs(processes, timeout=20)
         wait_for(lambda: not alive(processes), "PostgreSQL is gone")
+        return killed
 
     def start(self) -> None:
         """Start it again; it recovers from what it had written."""

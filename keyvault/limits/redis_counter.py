@@ -36,19 +36,20 @@ Waiters = list["asyncio.Future[int | None]"]
 
 
 class RedisCounter:
-    """The counters at ``url``; connections are made at the first hit.
+    """The counters at ``url``; connections are made at the first hit. ``patience``: seconds for a round trip.
 
     Raises ``ValueError``, without the URL, for one that is not redis, rediss, valkey, valkeys or unix.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: float = PATIENCE) -> None:
         # To the client library Valkey is Redis.
         self._url = url.replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1)
         if self._url.partition("://")[0] not in ("redis", "rediss", "unix"):
             raise ValueError(
                 "KEYTURN_RATE_LIMIT_URL must be redis://, rediss://, valkey://, valkeys:// or unix://."
             )
-        _client(self._url)  # what is wrong with the address is said now, not at some request
+        self._patience = patience
+        _client(self._url, patience)  # what is wrong with the address is said now, not at some request
         self._gate = _Gate()
         self._turns: dict[asyncio.AbstractEventLoop, _Turns] = {}
         self._own_loop = _OwnLoop()
@@ -60,7 +61,7 @@ class RedisCounter:
         loop = asyncio.get_running_loop()
         turns = self._turns.get(loop)
         if turns is None:
-            turns = self._turns[loop] = _Turns(self._url, self._gate)
+            turns = self._turns[loop] = _Turns(self._url, self._gate, self._patience)
         return await turns.join(f"keyturn:rate:{minute}:{subject.hex()}")
 
     def hit(self, subject: bytes, minute: int) -> int | None:
@@ -117,9 +118,9 @@ class _Gate:
 class _Turns:
     """The round trips of one event loop, one after the other, over one connection."""
 
-    def __init__(self, url: str, gate: _Gate) -> None:
-        self._gate = gate
-        self._client = _client(url)
+    def __init__(self, url: str, gate: _Gate, patience: float) -> None:
+        self._gate, self._patience = gate, patience
+        self._client = _client(url, patience)
         self._waiting: dict[str, Waiters] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -155,18 +156,18 @@ class _Turns:
     async def _totals(self, turn: Mapping[str, Waiters]) -> Iterable[int]:
         """Count this turn's hits; the new total of every key, in order."""
         counts = [len(waiters) for waiters in turn.values()]
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self._patience):
             reply: bytes | str = await self._client.eval(SCRIPT, len(turn), *turn, *counts)
         return map(int, reply.split())
 
 
-def _client(url: str) -> Redis:
+def _client(url: str, patience: float) -> Redis:
     """A client that has no connection yet. Raises ``ValueError`` for an address that says nothing."""
     return Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),  # a second try would count twice
-        socket_timeout=PATIENCE,
-        socket_connect_timeout=PATIENCE,
+        socket_timeout=patience,
+        socket_connect_timeout=patience,
         socket_keepalive=True,
         # Nothing to agree on before the first command, with old servers and new ones.
         protocol=2,

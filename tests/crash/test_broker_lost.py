@@ -25,8 +25,8 @@ from rotation.simulators import RunningSimulator
 from rotation.simulators import start as start_simulator
 from tests.concurrency.conftest import HASTY
 from tests.conftest import Tell
-from tests.installations import Installation, free_port
-from tests.integration.processes import end, start, wait_for
+from tests.installations import Installation
+from tests.integration.processes import end, free_port, start, wait_for
 from tests.stories.world import World
 
 pytestmark = [pytest.mark.serial, pytest.mark.once]

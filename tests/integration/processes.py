@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -17,7 +18,21 @@ import psutil
 
 Found = TypeVar("Found")
 
-DEADLINE = 60.0  # seconds; generous, because a test machine may be busy
+DEADLINE = 120.0  # seconds; generous, because a test machine may be busy
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 on which nobody listens, and which nobody else is given while this process lives.
+
+    It stays bound here, to a socket that does not listen: whoever asks the system for any port, or connects
+    from one, gets another; a server that is told this one may still listen there, as often as it is started.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    port: int = held.getsockname()[1]
+    held.detach()  # never closed
+    return port
 
 
 def wait_for(question: Callable[[], Found], what: str, seconds: float = DEADLINE) -> Found:

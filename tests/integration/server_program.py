@@ -5,7 +5,7 @@ file that gets one line for every request that was begun) and ``body_seconds``. 
 
     /v1/keys/quick/dev/    answered at once
     /v1/keys/slow/dev/     answered after as many milliseconds as the query says
-    /v1/keys/wait/dev/     answered when the process is told to stop, or after 60 s
+    /v1/keys/wait/dev/     answered when the process is told to stop, or after ten minutes
     /v1/keys/large/dev/    as many bytes as the query says
     /v1/keys/grow/dev/     takes as many MiB of memory as the query says, for good
 
@@ -49,7 +49,7 @@ class Answers:
         if kind == "slow":
             await asyncio.sleep(int(query) / 1000)
         elif kind == "wait":
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(600):
                 await self._stopping.wait()
         elif kind == "large":
             body = b"x" * int(query)

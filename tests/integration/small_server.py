@@ -75,7 +75,8 @@ def small_server(folder: Path, port: int, **plan: Any) -> Iterator[SmallServer]:
 
 @dataclass
 class Asked:
-    """One request of the load. ``idle``: seconds since the last answer here; None: the first one here."""
+    """One request of the load. ``idle``: seconds since the last one here was sent, so that it does not matter
+    how late its answer was seen here; None: the first one here, or the server said that it would close."""
 
     request_id: str
     exchange: Exchange
@@ -105,16 +106,17 @@ class Load:
 
     async def _connection(self) -> None:
         connection = Connection(self.port)
-        answered: float | None = None
+        before: float | None = None
         while not self.enough.is_set():
             request_id = f"load-{self.name}-{next(self._numbers)}"
-            idle = None if answered is None else time.monotonic() - answered
+            started = time.monotonic()
+            idle = None if before is None else started - before
             exchange = await connection.ask(self.path, request_id=request_id)
             if exchange.end is End.REFUSED:
                 break
             self.asked.append(Asked(request_id, exchange, idle))
             whole = exchange.end is End.WHOLE
-            answered = time.monotonic() if whole and not exchange.last else None
+            before = started if whole and not exchange.last else None
         await connection.close()
 
     def ids(self, end: End) -> set[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from keyvault.project.broker import broker_settings
-from tests.integration.processes import end, start, wait_for
+from tests.integration.processes import end, free_port, start, wait_for
 
 pytestmark = [pytest.mark.once, pytest.mark.serial]
 
@@ -62,7 +62,7 @@ def redis_url(tmp_path: Path, free_port: int) -> Iterator[str]:
 def rabbitmq_url(tmp_path: Path) -> Iterator[str]:
     """A RabbitMQ node of this test's own, with its own name service, so that nothing of it stays behind."""
     command = str(RABBITMQ) if RABBITMQ.is_file() else program("rabbitmq-server")
-    port, distribution, names = (_free_port() for _ in range(3))
+    port, distribution, names = (free_port() for _ in range(3))
     folder = tmp_path / "rabbitmq"
     folder.mkdir()
     environment = {
@@ -96,12 +96,6 @@ def rabbitmq_url(tmp_path: Path) -> Iterator[str]:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

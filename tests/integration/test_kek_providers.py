@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import socket
 import subprocess
 import sys
 import threading
@@ -33,18 +32,13 @@ from keyvault.crypto.remote import (
     connect,
 )
 from tests.integration.kek_servers import Liar, OpenBao, SoftHsm
+from tests.integration.processes import free_port
 
 pytestmark = [pytest.mark.once, pytest.mark.xdist_group("keks")]
 
 PROD, DEV = Place("prod", "prod-1"), Place("dev", "dev-1")
 KEY = bytes(range(32))
 STALE = 3600.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
