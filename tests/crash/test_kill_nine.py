@@ -61,7 +61,7 @@ def run(module: str, environment: dict[str, str], *options: str, timeout: int) -
 @pytest.mark.postgresql
 @pytest.mark.serial
 def test_death_at_every_named_point_loses_nothing(own_installation: dict[str, str], tell: Tell) -> None:
-    counted = run("tests.crash.points", own_installation, timeout=300)
+    counted = run("tests.crash.points", own_installation, timeout=900)
     tell("death at named points", {"deaths": counted["deaths"], **counted["points"]})
     assert counted["problems"] == []
     assert len(counted["points"]) == 11, "every named point is passed"
@@ -70,7 +70,7 @@ def test_death_at_every_named_point_loses_nothing(own_installation: dict[str, st
 @pytest.mark.long
 @pytest.mark.serial
 def test_no_kill_loses_anything_or_doubles_anything(own_installation: dict[str, str], tell: Tell) -> None:
-    counted = run("tests.crash.rounds", own_installation, "--rounds", str(ROUNDS), timeout=120 + ROUNDS)
+    counted = run("tests.crash.rounds", own_installation, "--rounds", str(ROUNDS), timeout=300 + 2 * ROUNDS)
     tell("kill -9 of workers", counted)
     assert counted["problems"] == []
     assert counted["killed"] == counted["rounds"] == ROUNDS

@@ -6,8 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from keyvault.services import inserting
+from tests.integration.furniture import PATIENCE
 from tests.integration.kek_servers import OpenBao
 from tests.integration.processes import free_port
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for those who insert deliveries gives them the time that a busy machine takes."""
+    monkeypatch.setattr(inserting, "MOST_WAITED", PATIENCE)
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def connections_to(port: int) -> int:
 def answers(url: str) -> bool:
     """Whether this address answers with a success."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(url, timeout=10) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from keyvault.project.broker import broker_settings
-from tests.integration.processes import end, free_port, start, wait_for
+from tests.integration.processes import DEADLINE, end, free_port, start, wait_for
 
 pytestmark = [pytest.mark.once, pytest.mark.serial]
 
@@ -86,7 +86,7 @@ def rabbitmq_url(tmp_path: Path) -> Iterator[str]:
     wait_for(lambda: _listens(names), "the name service is ready")
     server = start([command], environment, log)
     try:
-        wait_for(lambda: "Starting broker... completed" in log.read_text(), "RabbitMQ is ready", 90)
+        wait_for(lambda: "Starting broker... completed" in log.read_text(), "RabbitMQ is ready")
         yield f"amqp://guest:guest@127.0.0.1:{port}//"
     finally:
         end(server)
@@ -134,7 +134,7 @@ class Installation:
         return worker, log
 
     def beats(self) -> int:
-        with closing(sqlite3.connect(self.database, timeout=20)) as database:
+        with closing(sqlite3.connect(self.database, timeout=DEADLINE)) as database:
             return int(
                 database.execute("select count(*) from keyvault_heartbeat where name = 'beat'").fetchone()[0]
             )
@@ -177,7 +177,7 @@ def test_a_worker_performs_a_tick_and_a_killed_workers_message_comes_back(
     installation.send_tick()
     wait_for(lambda: installation.beats() == 1, "the tick was performed")
 
-    with closing(sqlite3.connect(installation.database, isolation_level=None)) as holder:
+    with closing(sqlite3.connect(installation.database, isolation_level=None, timeout=DEADLINE)) as holder:
         holder.execute("delete from keyvault_heartbeat where name = 'beat'")
         holder.execute("begin immediate")
         installation.send_tick()
@@ -187,7 +187,7 @@ def test_a_worker_performs_a_tick_and_a_killed_workers_message_comes_back(
     assert installation.beats() == 0, "the killed worker has not finished the tick"
 
     installation.start_worker()
-    wait_for(lambda: installation.beats() == 1, "another worker performed the same tick", 90)
+    wait_for(lambda: installation.beats() == 1, "another worker performed the same tick")
 
 
 def test_the_shipped_redis_settings_do_not_hand_out_a_running_task_again() -> None:

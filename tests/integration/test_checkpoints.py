@@ -22,6 +22,7 @@ from keyvault.services import checkpoints
 from keyvault.services.checkpoints import BrokenCheckpoints, Checkpoint
 from rotation.services import anchoring
 from tests.integration.furniture import NOW, without_guards
+from tests.integration.processes import DEADLINE
 from tests.integration.receivers import web_receiver
 
 pytestmark = pytest.mark.django_db
@@ -155,7 +156,7 @@ def test_copies_go_to_a_folder_to_syslog_and_to_the_web(settings: Any, tmp_path:
     happen()
     with web_receiver() as web, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as syslog:
         syslog.bind(("127.0.0.1", 0))
-        syslog.settimeout(10)
+        syslog.settimeout(DEADLINE)
         settings.KEYTURN_EGRESS_ALLOW = frozenset({web.host_port})
         settings.KEYTURN_CHECKPOINTS_TO = parse_places(
             [

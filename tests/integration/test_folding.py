@@ -160,6 +160,7 @@ def test_verifications_fold_by_caller_and_result_and_are_gone(db: None) -> None:
 # Twins, crashes and latecomers -----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.django_db(transaction=True)
 def test_roll_ups_at_once_fold_each_row_once(transactional_db: None) -> None:
     reader = traffic(furnish())
@@ -253,6 +254,7 @@ def until_somebody_waits() -> None:
 
 
 @pytest.mark.postgresql
+@pytest.mark.usefixtures("patient")
 @pytest.mark.django_db(transaction=True)
 def test_a_delivery_that_is_committed_after_a_later_one_is_not_lost(transactional_db: None) -> None:
     reader = traffic(furnish())
@@ -282,6 +284,7 @@ def test_a_delivery_that_is_committed_after_a_later_one_is_not_lost(transactiona
 
 
 @pytest.mark.postgresql
+@pytest.mark.usefixtures("patient")
 @pytest.mark.django_db(transaction=True)
 def test_a_verification_that_is_committed_while_later_ones_fold_is_not_lost(transactional_db: None) -> None:
     reader = traffic(furnish())

@@ -206,7 +206,7 @@ def test_a_process_tells_what_it_holds(data_dir: Path, transactional_db: None) -
         assert row.held["prod"]["kids"] == [keys().keks.primary("prod")]
         assert row.title.startswith("web ")
         kid = Keyring.from_file(data_dir / "keyring.json").add("prod")
-        wait_for(lambda: kid in KekHolder.objects.get().held["prod"]["kids"], "the next one", 10)
+        wait_for(lambda: kid in KekHolder.objects.get().held["prod"]["kids"], "the next one")
     finally:
         reporter.stop()
     assert not KekHolder.objects.exists()

@@ -46,7 +46,7 @@ threads = [threading.Thread(target=hammer) for _ in range(4)]
 for number in range(1, 101):
     child = os.fork()
     if child == 0:
-        signal.alarm(20)
+        signal.alarm(60)
         os._exit(cells.hit(b"sixteen bytes...", 29_000_000))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code != number:

@@ -11,7 +11,7 @@ from keyvault.delivery import workers
 from keyvault.delivery.plane import Plane
 from keyvault.delivery.records import TokenRecord
 from keyvault.models import ConsumerToken
-from tests.integration.furniture import furnish
+from tests.integration.furniture import PATIENCE, furnish
 
 pytestmark = [pytest.mark.once, pytest.mark.django_db(transaction=True)]
 
@@ -32,7 +32,7 @@ def test_a_row_that_was_asked_for_comes_back_after_its_change(asked: bool, trans
             await plane.load("token", b"somebody else".ljust(32))
             assert before.stale
             if plane._looking is not None:
-                await asyncio.wait_for(plane._looking, 10)
+                await asyncio.wait_for(plane._looking, PATIENCE)
             assert (name in plane.cache.tokens) is asked
             assert not asked or held(plane).hint == "changed"
         finally:

@@ -149,6 +149,7 @@ def test_a_crash_between_event_and_mark_leaves_neither(
 
 
 @pytest.mark.postgresql
+@pytest.mark.usefixtures("patient")
 @pytest.mark.django_db(transaction=True)
 def test_a_delivery_that_is_committed_after_a_later_one_is_sealed_too(transactional_db: None) -> None:
     reader = traffic(furnish())
@@ -200,6 +201,7 @@ def test_somebody_who_does_not_end_stops_no_delivery(
     assert sealing.seal(NOW) == 2
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.django_db(transaction=True)
 def test_many_who_seal_at_once_seal_each_delivery_once(transactional_db: None) -> None:
     reader = traffic(furnish())

@@ -24,6 +24,7 @@ from keyvault.services import people, sso_roles
 from tests.conftest import Tell
 from tests.integration.console import House, build, client_of
 from tests.integration.identity_provider import CLIENT, SECRET, WRONG_CLAIMS, WRONG_OTHERWISE
+from tests.integration.processes import DEADLINE
 
 NONE, AUDITOR, ADMIN = OrganisationRole.NONE, OrganisationRole.AUDITOR, OrganisationRole.ADMIN
 TABLE = {
@@ -163,7 +164,7 @@ class Provider:
         start = client.get(f"/accounts/sso/sso/{query}")
         assert start.status_code == 302, start.content
         assert start["Location"].startswith(self.issuer)
-        back = httpx.get(start["Location"], headers={"X-Person": username}, trust_env=False)
+        back = httpx.get(start["Location"], headers={"X-Person": username}, trust_env=False, timeout=DEADLINE)
         location = back.headers["Location"]
         assert location.startswith(CALLBACK), back.text
         return client.get(location.removeprefix("http://testserver"))
@@ -180,7 +181,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
         yield Provider(int(process.stdout.readline()), people)
     finally:
         process.terminate()
-        process.communicate(timeout=10)  # closes the pipe too
+        process.communicate(timeout=DEADLINE)  # closes the pipe too
 
 
 @pytest.fixture
@@ -250,7 +251,7 @@ def test_what_the_provider_says_is_believed_only_when_it_is_signed_fresh_and_for
         provider.says(nora=["media-leads"], wrong=wrong if wrong != "document" else "")
         browser = Client()
         start = browser.get("/accounts/sso/sso/")
-        back = httpx.get(start["Location"], headers={"X-Person": "nora"}, trust_env=False)
+        back = httpx.get(start["Location"], headers={"X-Person": "nora"}, trust_env=False, timeout=DEADLINE)
         provider.says(nora=["media-leads"], wrong=wrong)
         with capture_logs() as told:
             page = browser.get(back.headers["Location"].removeprefix("http://testserver"))

@@ -197,6 +197,7 @@ def _replayed_elsewhere(folder: Path) -> int:
         connection.close()
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.django_db(transaction=True)
 def test_replays_at_once_write_each_record_once(transactional_db: None, tmp_path: Path) -> None:
     reader = traffic(furnish())
@@ -211,6 +212,7 @@ def test_replays_at_once_write_each_record_once(transactional_db: None, tmp_path
 
 
 @pytest.mark.postgresql
+@pytest.mark.usefixtures("patient")
 @pytest.mark.django_db(transaction=True)
 def test_a_batch_that_is_still_on_its_way_in_is_waited_for(transactional_db: None, tmp_path: Path) -> None:
     """Its connection broke, and its server process commits a moment later."""
@@ -237,6 +239,7 @@ def test_a_batch_that_is_still_on_its_way_in_is_waited_for(transactional_db: Non
 
 
 @pytest.mark.postgresql
+@pytest.mark.usefixtures("patient")
 @pytest.mark.django_db(transaction=True)
 def test_folding_passes_no_record_that_is_being_replayed(
     transactional_db: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.processes import alive, answers, descendants, end, start, wait_for
+from tests.integration.processes import DEADLINE, alive, answers, descendants, end, start, wait_for
 
 pytestmark = [pytest.mark.once, pytest.mark.serial]
 
@@ -99,8 +100,8 @@ def test_the_first_start_makes_a_private_installation_and_prints_one_link(servin
     links = re.findall(rf"{serving.url}/setup/([A-Za-z0-9_-]{{40,}})/", printed)
     assert len(links) == 1
     assert links[0] not in (serving.data / "setup.json").read_text()
-    assert len(serving.role("web")) == 3, "the server and two worker processes"
-    assert len(serving.role("worker")) == 1
+    wait_for(lambda: len(serving.role("web")) == 3, "the server and two worker processes")
+    wait_for(lambda: len(serving.role("worker")) == 1, "one worker")
     for process in (*serving.role("web"), *serving.role("worker")):
         limits = Path(f"/proc/{process.pid}/limits").read_text()
         assert re.search(r"Max core file size +0 +0 ", limits), limits
@@ -109,7 +110,7 @@ def test_the_first_start_makes_a_private_installation_and_prints_one_link(servin
 def test_sigterm_ends_everything_cleanly(serving: Serving) -> None:
     everything = serving.all()
     serving.process.send_signal(signal.SIGTERM)
-    assert serving.process.wait(timeout=30) == 0
+    assert serving.process.wait(DEADLINE) == 0
     assert alive(everything) == []
     assert "Traceback" not in serving.log.read_text()
 
@@ -146,7 +147,7 @@ def test_a_web_worker_process_that_dies_is_replaced(serving: Serving) -> None:
     workers = [process for process in serving.role("web") if process.ppid() != serving.process.pid]
     workers[0].kill()
     wait_for(lambda: len(serving.role("web")) == 3 and not alive(workers[:1]), "a replacement")
-    assert answers(f"{serving.url}/livez")
+    wait_for(lambda: answers(f"{serving.url}/livez"), "an answer")
 
 
 def test_a_second_start_keeps_what_is_there_and_needs_no_new_keyring(
@@ -154,7 +155,7 @@ def test_a_second_start_keeps_what_is_there_and_needs_no_new_keyring(
 ) -> None:
     before = {name: (serving.data / name).read_bytes() for name in ("keyring.json", "secret_key")}
     serving.process.send_signal(signal.SIGTERM)
-    serving.process.wait(timeout=30)
+    serving.process.wait(DEADLINE)
     made = subprocess.run(
         [sys.executable, "-m", "keyvault.project.cli", "token", "alice", "--admin"],
         env=serving.environment,
@@ -175,7 +176,14 @@ def test_a_second_start_keeps_what_is_there_and_needs_no_new_keyring(
 
 
 def _heartbeat(serving: Serving) -> float:
-    """When the scheduler was last seen, as seconds since the epoch; asked of the running server."""
-    with urllib.request.urlopen(f"{serving.url}/readyz", timeout=5) as response:
-        age = json.load(response)["checks"]["beat"]["age_seconds"]
-    return time.time() - float(age)
+    """When the scheduler was last seen, as seconds since the epoch; asked of the running server. 0: it did
+    not answer in time, or is not ready."""
+    asked = time.time()
+    try:
+        with urllib.request.urlopen(f"{serving.url}/readyz", timeout=DEADLINE) as response:
+            age = json.load(response)["checks"]["beat"]["age_seconds"]
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        return 0.0
+    return asked - float(age)
