@@ -18,6 +18,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inserting, "MOST_WAITED", PATIENCE)
 
 
+@pytest.fixture
+def patient_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Providers of KEKs may answer as late as a busy machine lets them."""
+    for kind in ("transit", "kms", "pkcs11"):
+        monkeypatch.setattr(f"keyvault.crypto.remote_{kind}.PATIENCE", PATIENCE)
+
+
 @pytest.fixture(scope="session")
 def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     """A furnished OpenBao. Who kills it starts it again; its tests share a process (xdist_group "keks")."""

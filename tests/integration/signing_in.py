@@ -33,6 +33,13 @@ def code_of(seed: str) -> str:
     return str(format_hotp_value(hotp_value(seed, now)))
 
 
+def wrong_code(seed: str) -> str:
+    """A code that the app shows neither now nor soon."""
+    _, now, _ = yield_hotp_counters_from_time()
+    shown = {format_hotp_value(hotp_value(seed, counter)) for counter in range(now - 5, now + 6)}
+    return next(code for code in (f"{number:06}" for number in range(len(shown) + 1)) if code not in shown)
+
+
 def new_app(client: Client) -> str:
     """Set up an authenticator app; returns its seed. The memory of used codes is emptied afterwards."""
     confirm(client)

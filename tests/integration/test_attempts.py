@@ -17,7 +17,7 @@ from keyvault.project import attempts
 from tests.browser.furniture import PASSWORD
 from tests.conftest import Tell
 from tests.integration.console import build
-from tests.integration.signing_in import code_of, new_app
+from tests.integration.signing_in import code_of, new_app, wrong_code
 
 pytestmark = [pytest.mark.django_db, pytest.mark.once]
 ADDRESSES = 1000
@@ -122,7 +122,9 @@ def test_a_stolen_password_does_not_stop_the_codes_of_its_owner() -> None:
     thief = Client()
     try_to_sign_in(thief, PASSWORD, address="203.0.113.5")
     guesses = [
-        thief.post("/accounts/2fa/authenticate/", {"code": "000000"}, REMOTE_ADDR="203.0.113.5").content
+        thief.post(
+            "/accounts/2fa/authenticate/", {"code": wrong_code(seed)}, REMOTE_ADDR="203.0.113.5"
+        ).content
         for _ in range(7)
     ]
     assert ["Too many" in guess.decode() for guess in guesses] == [False] * 5 + [True] * 2

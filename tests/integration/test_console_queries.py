@@ -47,6 +47,7 @@ def test_the_number_of_queries_does_not_grow_with_the_rows(path: str) -> None:
     client.get(path)  # the first request of a session also saves it
     few = queries(client, path)
     grow(house, 4, 31)
+    client.get(path)  # should a minute have passed meanwhile, it is saved again
     assert queries(client, path) == few
     assert few <= 26
 
@@ -59,4 +60,5 @@ def test_a_key_page_does_not_ask_more_for_more_readers() -> None:
     few = queries(client, path)
     for n in range(12):
         deliver(house.prod, house.now, consumer=f"more-{n}")
+    client.get(path)
     assert queries(client, path) == few

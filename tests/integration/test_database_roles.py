@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,8 +19,9 @@ from rotation.services import ticking
 from tests.integration.furniture import NOW, furnish
 from tests.integration.records import traffic
 
-APPLICATION = "keyturn_app"
-READER = "keyturn_reader"
+# Roles belong to the whole server, which all processes of the run share.
+APPLICATION = f"keyturn_app_{os.getpid()}"
+READER = f"keyturn_reader_{os.getpid()}"
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_the_application_can_work_and_not_change_the_past(roles: None) -> None:
 def test_the_statements_can_be_read_first(roles: None) -> None:
     out = StringIO()
     call_command("database_roles", APPLICATION, stdout=out)
-    assert 'GRANT SELECT, INSERT ON "keyvault_auditevent" TO "keyturn_app";' in out.getvalue()
+    assert f'GRANT SELECT, INSERT ON "keyvault_auditevent" TO "{APPLICATION}";' in out.getvalue()
     with (
         as_role(APPLICATION),
         pytest.raises(ProgrammingError),

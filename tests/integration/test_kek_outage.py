@@ -33,6 +33,7 @@ pytestmark = [
     pytest.mark.once,
     pytest.mark.xdist_group("keks"),
     pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("patient_providers"),
 ]
 
 STALE = 3600.0

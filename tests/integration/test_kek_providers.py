@@ -22,6 +22,7 @@ from keyvault.crypto.errors import IntegrityError, KeyringError, KeyServiceUnava
 from keyvault.crypto.keyring import Keyring
 from keyvault.crypto.keyring_document import parse_document
 from keyvault.crypto.remote import (
+    PATIENCE,
     KekSettings,
     Place,
     ProviderSettings,
@@ -34,7 +35,11 @@ from keyvault.crypto.remote import (
 from tests.integration.kek_servers import Liar, OpenBao, SoftHsm
 from tests.integration.processes import free_port
 
-pytestmark = [pytest.mark.once, pytest.mark.xdist_group("keks")]
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.xdist_group("keks"),
+    pytest.mark.usefixtures("patient_providers"),
+]
 
 PROD, DEV = Place("prod", "prod-1"), Place("dev", "dev-1")
 KEY = bytes(range(32))
@@ -355,11 +360,12 @@ def test_another_plaintext_is_not_used(
             held.for_writing(*PROD, wrapped)
 
 
-def test_a_slow_provider_is_given_up(tmp_path: Path) -> None:
+def test_a_slow_provider_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyvault.crypto.remote_transit.PATIENCE", PATIENCE)
     over = threading.Event()
 
     def slowly(path: str, body: Any) -> tuple[int, object]:
-        over.wait(20)
+        over.wait(30 * PATIENCE)
         return 200, plaintext(KEY)
 
     liar, settings = told(slowly, tmp_path)

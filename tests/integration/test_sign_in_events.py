@@ -14,7 +14,7 @@ from keyvault.services import sign_ins
 from tests.browser.furniture import PASSWORD
 from tests.conftest import Tell
 from tests.integration.console import build
-from tests.integration.signing_in import code_of, new_app, sign_in
+from tests.integration.signing_in import code_of, new_app, sign_in, wrong_code
 
 pytestmark = pytest.mark.django_db
 TYPED = "my-own-password-in-the-wrong-field"
@@ -101,10 +101,10 @@ def test_what_was_typed_as_a_name_is_nowhere() -> None:
 
 def test_a_wrong_code_is_told_too() -> None:
     client = sign_in("lena")
-    new_app(client)
+    seed = new_app(client)
     client.post("/accounts/logout/")
     client.post("/accounts/login/", {"login": "lena", "password": PASSWORD})
-    client.post("/accounts/2fa/authenticate/", {"code": "000000"})
+    client.post("/accounts/2fa/authenticate/", {"code": wrong_code(seed)})
     assert [event[2]["what"] for event in told("sign-in:failed")] == ["code"]
 
 
