@@ -18,7 +18,7 @@ from keyvault.services import people, setup_links
 from tests.browser.furniture import person
 from tests.conftest import Tell
 from tests.integration.console import client_of
-from tests.integration.furniture import NOW, Furniture, at_once, raised, returned
+from tests.integration.furniture import NOW, PATIENCE, Furniture, at_once, raised, returned
 from tests.integration.processes import wait_for
 from tests.integration.signing_in import code_of, new_app
 
@@ -79,7 +79,7 @@ def test_two_leads_who_leave_at_once_leave_one(furniture: Furniture) -> None:
         people.remove_member(lena, furniture.team, username="lena", now=NOW)
         thread.start()
         wait_for(someone_waits, "the other lead is on the way out")
-    thread.join(timeout=30)
+    thread.join(PATIENCE)
     (refused,) = raised(outcome)
     assert isinstance(refused, KeyturnError)
     assert "You are the last lead" in refused.fields["user"][0]

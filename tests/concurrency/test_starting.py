@@ -29,6 +29,7 @@ from tests.integration.furniture import (
     returned,
     second_version,
 )
+from tests.integration.processes import wait_for
 from tests.stories.world import World
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
@@ -140,13 +141,13 @@ def test_a_locked_key_shows_the_labels_of_the_one_who_held_it_before(furniture: 
 
 def _wait_for_a_blocked_lock() -> None:
     """Until another connection waits for a lock: then it has taken its snapshot."""
-    for _ in range(20_000):
+
+    def blocked() -> bool:
         with connections["default"].cursor() as cursor:
             cursor.execute("select count(*) from pg_locks where not granted")
-            row = cursor.fetchone()
-        if row is not None and row[0]:
-            return
-    raise AssertionError("nobody waits")
+            return bool(cursor.fetchone()[0])
+
+    wait_for(blocked, "another connection waits")
 
 
 def test_an_emergency_and_a_beat_do_not_lock_each_other_out(world: Callable[..., World]) -> None:

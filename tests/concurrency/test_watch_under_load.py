@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+import psutil
 import pytest
 from django.db import connection
 
@@ -21,14 +22,17 @@ from tests.concurrency.statements import Asked, Statements
 from tests.conftest import Tell
 from tests.installations import Installation, Web, web
 from tests.integration.plain_http import Connection, End, Exchange
-from tests.integration.processes import connections_to, wait_for
+from tests.integration.processes import wait_for
 
 pytestmark = pytest.mark.serial
 
 T = TypeVar("T")
 
 WAITERS = 1200
-WITHIN = 2.0  # seconds until the last one is answered
+TIMEOUT = 60  # of each watch, in seconds
+# Seconds until the last one is answered: far less than a timeout would take. What it costs to tell them all
+# is counted; how long that takes is a matter of the machine, and of what else it does.
+WITHIN = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +45,7 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+ATTEMPTS = 3  # to be within one minute
 # For all of them together.
 FEW = Asked(looks=4, batches=20)
 
@@ -64,34 +69,57 @@ class Waiters:
     answers: asyncio.Future[list[tuple[float, Exchange]]]
     connections: list[Connection]
 
+    async def leave(self) -> None:
+        self.answers.cancel()
+        await asyncio.gather(*(connection.close() for connection in self.connections))
+
 
 @asynccontextmanager
 async def waiting(world: World) -> AsyncIterator[Waiters]:
     """Everybody waits for a change, each as an instance of its own."""
     etag = (await apart(world.get)).headers["etag"].strip('"')
-    minute = (await apart(clock.now)).minute
+    for _ in range(ATTEMPTS):
+        waiters = await everybody(world, etag)
+        if waiters is not None:
+            break
+    assert waiters is not None, "it takes longer than a minute until the server has seen everybody"
+    assert (await apart(world.get)).status == 200
+    assert not waiters.answers.done()
+    try:
+        yield waiters
+    finally:
+        await waiters.leave()
+
+
+async def everybody(world: World, etag: str) -> Waiters | None:
+    """They ask, and the server has seen them all; None where a minute ended meanwhile: its count is gone."""
+    asking, minute = await apart(lambda: (world.another_caller(), clock.now().minute))
     callers = [Connection(world.server.port) for _ in range(WAITERS)]
 
     async def wait(number: int, caller: Connection) -> tuple[float, Exchange]:
-        path = f"{world.path}watch/?etag={etag}&timeout=60&instance=web-{number}"
-        exchange = await caller.ask(path, headers=[f"x-api-key: {world.token}"])
+        path = f"{world.path}watch/?etag={etag}&timeout={TIMEOUT}&instance=web-{number}"
+        exchange = await caller.ask(path, headers=[f"x-api-key: {asking.token}"])
         return time.monotonic(), exchange
 
     assert all(await asyncio.gather(*(caller.open() for caller in callers)))
-    answers = asyncio.gather(*(wait(n, caller) for n, caller in enumerate(callers)))
+    waiters = Waiters(asyncio.gather(*(wait(n, caller) for n, caller in enumerate(callers))), callers)
 
     def all_counted() -> bool:
-        # The count of a new minute starts from none.
-        return world.counted() > WAITERS or clock.now().minute != minute
+        return asking.counted() == WAITERS or clock.now().minute != minute
 
     await apart(lambda: wait_for(all_counted, "the server has seen everybody"))
-    assert (await apart(world.get)).status == 200
-    assert not answers.done()
-    try:
-        yield Waiters(answers, callers)
-    finally:
-        answers.cancel()
-        await asyncio.gather(*(caller.close() for caller in callers))
+    if asking.counted() == WAITERS:
+        return waiters
+    await waiters.leave()
+    await apart(lambda: wait_for(lambda: held_by(world.server.port) < 20, "they are let go of"))
+    return None
+
+
+def held_by(port: int) -> int:
+    """How many connections the server there holds, also those whose callers are gone unnoticed."""
+    alive = (psutil.CONN_ESTABLISHED, psutil.CONN_CLOSE_WAIT)
+    held = psutil.net_connections("tcp")
+    return sum(one.laddr.port == port for one in held if one.laddr and one.status in alive)
 
 
 def told(waiters: list[tuple[float, Exchange]], since: float) -> float:
@@ -140,11 +168,11 @@ def instances_given(world: World) -> int:
 def test_who_hangs_up_is_forgotten_and_who_waits_at_the_end_is_answered(installation: Installation) -> None:
     async def story(server: Web) -> None:
         gone = await apart(lambda: build(server.server))
-        before = connections_to(server.port)
+        before = held_by(server.port)
         async with waiting(gone) as waiters:
-            assert connections_to(server.port) >= before + WAITERS
+            assert held_by(server.port) >= before + WAITERS
             await asyncio.gather(*(caller.close() for caller in waiters.connections))
-        await apart(lambda: wait_for(lambda: connections_to(server.port) < before + 20, "they are let go of"))
+        await apart(lambda: wait_for(lambda: held_by(server.port) < before + 20, "they are let go of"))
         await apart(lambda: gone.offer(100))
         assert (await apart(gone.get)).json["label"] == "pending"
 
