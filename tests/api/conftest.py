@@ -31,7 +31,7 @@ from tests.api.wire import Reply, exchange
 from tests.migrated import migrate
 from tests.resolving import sitecustomize
 
-START_SECONDS = 30
+START_SECONDS = 120
 # The names that its servers know.
 RESOLVING = Path(sitecustomize.__file__).parent
 

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.postgresql
 
 EXAMPLES = int(os.environ.get("KEYTURN_TEST_EXAMPLES", "4"))
 SEED = 20_260_101
+PATIENCE = 120  # seconds, with an answer of a server; that of the generator is too short for a busy machine
 load_all_checks()
 CHECKED = CHECKS.get_by_names(
     [

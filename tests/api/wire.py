@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
+
+# Who refuses a request need not read all of it: the answer may stand there, and the sending fail.
+HUNG_UP = (BrokenPipeError, ConnectionResetError)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def exchange(
             connection.putheader("Content-Length", str(len(body)))
         for name, value in headers:
             connection.putheader(name, value.encode("latin-1"))
-        connection.endheaders(body)
+        with suppress(*HUNG_UP):
+            connection.endheaders(body)
         response = connection.getresponse()
         found = {name.lower(): value for name, value in response.getheaders()}
         return Reply(response.status, found, response.read())
@@ -62,8 +67,9 @@ def exchange(
 
 def raw(port: int, data: bytes, *, method: str = "GET") -> Reply:
     """Send these bytes to 127.0.0.1, as they are, and read one answer."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        connection.sendall(data)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        with suppress(*HUNG_UP):
+            connection.sendall(data)
         response = HTTPResponse(connection, method=method)
         response.begin()
         found = {name.lower(): value for name, value in response.getheaders()}

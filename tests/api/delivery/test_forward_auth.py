@@ -15,6 +15,7 @@ from keyvault.models import KeyVersion, Verification
 from keyvault.services import keys
 from tests.api.both import of_both
 from tests.api.conftest import Server
+from tests.api.delivery.expiring import good_at_first
 from tests.api.delivery.issued import FORWARD_AUTH, Issued, issue
 from tests.api.delivery.world import World
 from tests.integration.processes import wait_for
@@ -156,12 +157,14 @@ class Test401:
         assert issued.total(code=code) == len(replies)
 
     def test_expired(self, issued: Issued) -> None:
-        version = issued.version()
-        version.expires_at = clock.now() + timedelta(seconds=2)
-        sign(version)
-        version.save()
-        assert issued.pass_by().status == 200
-        wait_for(lambda: issued.pass_by().status == 401, "the key expires", 20)
+        def end(seconds: int) -> None:
+            version = issued.version()
+            version.expires_at = clock.now() + timedelta(seconds=seconds)
+            sign(version)
+            version.save()
+
+        good_at_first(end, lambda _: issued.pass_by().status == 200)
+        wait_for(lambda: issued.pass_by().status == 401, "the key expires")
 
     def test_narrowed_to_something_else(self, installed: Server, issued: Issued) -> None:
         other = issue(installed)
@@ -210,7 +213,7 @@ class TestRecords:
             "valid",
             1,
         )
-        assert before - timedelta(seconds=1) <= row.at <= clock.now()
+        assert before - timedelta(minutes=1) <= row.at <= clock.now()
 
     def test_many_at_once_lose_none(self, issued: Issued) -> None:
         with ThreadPoolExecutor(32) as pool:

@@ -34,7 +34,8 @@ class TestChoice:
         first = [world.get(f"?instance={name}").json["label"] for name in names]
         again = [world.get(f"?instance={name}").json["label"] for name in names]
         assert first == again
-        assert 5 <= first.count("pending") <= 35
+        # Chance, and so wide: one time in ten thousand million it is not so.
+        assert 2 <= first.count("pending") <= 38
 
     def test_a_canary_goes_first(self, world: World) -> None:
         world.offer(1, canaries=[world.consumer.slug])

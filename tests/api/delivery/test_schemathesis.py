@@ -18,7 +18,7 @@ from keyvault.delivery import schema
 from tests.api.conftest import Server
 from tests.api.delivery.issued import FORWARD_AUTH, VERIFY, Issued, issue
 from tests.api.delivery.world import World
-from tests.api.test_schemathesis import CHECKED, CONFIG, run
+from tests.api.test_schemathesis import CHECKED, CONFIG, PATIENCE, run
 
 DOCUMENT = openapi.document()
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
@@ -38,7 +38,7 @@ def sender(server: Server, token: Callable[[], str]) -> Callable[[Any], None]:
             if name.lower() not in ("authorization", "x-api-key") and text != "*"
         }
         address = f"http://127.0.0.1:{server.port}"
-        response = case.call(base_url=address, headers={"X-API-Key": token()})
+        response = case.call(base_url=address, headers={"X-API-Key": token()}, timeout=PATIENCE)
         case.validate_response(response, checks=CHECKED)
 
     return send
@@ -82,6 +82,7 @@ def test_the_shape_of_both_kinds_of_verification(world: World) -> None:
     token = {"X-API-Key": issued.world.token}
     for key in (issued.key, "another"):
         case = operation.Case(body={"key": key}, media_type="application/json")
-        response = case.call(base_url=f"http://127.0.0.1:{world.server.port}", headers=token)
+        address = f"http://127.0.0.1:{world.server.port}"
+        response = case.call(base_url=address, headers=token, timeout=PATIENCE)
         assert response.json()["valid"] is (key == issued.key)
         case.validate_response(response, checks=CHECKED)

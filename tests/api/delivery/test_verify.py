@@ -17,6 +17,7 @@ from keyvault.models import Grant, KeyVersion, Verification
 from keyvault.services import consumers, keys
 from tests.api.both import of_both
 from tests.api.conftest import Server
+from tests.api.delivery.expiring import good_at_first
 from tests.api.delivery.issued import VERIFY, Issued, issue
 from tests.api.delivery.world import World
 from tests.api.wire import Reply
@@ -103,9 +104,11 @@ class Test200Dead:
         assert issued.verify(issued.key).json == {"valid": False, "code": "expired"}
 
     def test_one_that_expires_while_it_is_known(self, issued: Issued) -> None:
-        end(issued.version(), clock.now() + timedelta(seconds=2))
-        assert issued.code() == "valid"
-        wait_for(lambda: issued.code() == "expired", "the key expires", 20)
+        good_at_first(
+            lambda seconds: end(issued.version(), clock.now() + timedelta(seconds=seconds)),
+            lambda _: issued.code() == "valid",
+        )
+        wait_for(lambda: issued.code() == "expired", "the key expires")
 
     def test_a_revoked_one_does_not_become_expired(self, issued: Issued) -> None:
         end(issued.version(), clock.now() - timedelta(seconds=1))
@@ -224,7 +227,7 @@ class TestRecords:
             (issued.version().id, issued.world.consumer.id, "valid", 1),
             (issued.version().id, issued.world.consumer.id, "disabled", 1),
         ]
-        assert all(before - timedelta(seconds=1) <= row.at <= clock.now() for row in rows)
+        assert all(before - timedelta(minutes=1) <= row.at <= clock.now() for row in rows)
 
     def test_the_version_that_was_presented(self, issued: Issued) -> None:
         incoming = issued.offer()

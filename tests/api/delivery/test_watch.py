@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,10 @@ from keyvault.actors import SYSTEM
 from keyvault.services import consumers
 from tests.api.delivery.world import World
 from tests.api.wire import Reply
+from tests.integration.processes import wait_for
 
 Make = Callable[..., World]
+PATIENCE = 120  # seconds; longer than anybody waits here
 
 
 def watch(world: World, query: str = "", *headers: tuple[str, str]) -> Reply:
@@ -27,12 +28,9 @@ def tag(world: World) -> str:
     return world.get().headers["etag"].strip('"')
 
 
-def until(world: World, count: int) -> None:
-    """Wait until the server has counted this many requests of the token."""
-    end = time.monotonic() + 20
-    while world.counted() < count:
-        assert time.monotonic() < end, "the server never saw the request"
-        threading.Event().wait(0.02)
+def seen(caller: World) -> None:
+    """Wait until the server has counted a request of this caller. Of several, a new minute would forget."""
+    wait_for(lambda: caller.counted() > 0, "the server has seen the request")
 
 
 class Test200:
@@ -46,16 +44,16 @@ class Test200:
         assert watch(world, f"?etag={old}&timeout=60").json["key"] == incoming
 
     def test_the_answer_comes_when_the_version_changes(self, world: World) -> None:
-        held = tag(world)
+        held, caller = tag(world), world.another_caller()
         with ThreadPoolExecutor(1) as threads:
-            waiting = threads.submit(watch, world, f"?etag={held}&timeout=60&instance=web-1")
-            until(world, 2)
+            waiting = threads.submit(watch, caller, f"?etag={held}&timeout=60&instance=web-1")
+            seen(caller)
             assert not waiting.done()
             _, incoming = world.offer(100)
             started = time.monotonic()
-            reply = waiting.result(30)
+            reply = waiting.result(PATIENCE)
         assert (reply.status, reply.json["key"], reply.json["label"]) == (200, incoming, "pending")
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30, "the timeout of 60 seconds was waited for"
         assert [row.status for row in world.deliveries()] == [200, 200]
         assert world.deliveries()[-1].instance == "web-1"
 
@@ -66,20 +64,23 @@ class Test200:
 
     def test_more_callers_may_wait_than_there_are_threads(self, world: World) -> None:
         held = tag(world)
+        callers = [world.another_caller() for _ in range(40)]
         with ThreadPoolExecutor(40) as threads:
             waiting = [
-                threads.submit(watch, world, f"?etag={held}&timeout=60&instance=web-{n}") for n in range(40)
+                threads.submit(watch, caller, f"?etag={held}&timeout=60&instance=web-{n}")
+                for n, caller in enumerate(callers)
             ]
-            until(world, 41)
+            for caller in callers:
+                seen(caller)
             assert world.get().status == 200
             assert not any(future.done() for future in waiting)
             world.offer(100)
-            assert {future.result(30).json["label"] for future in waiting} == {"pending"}
+            assert {future.result(PATIENCE).json["label"] for future in waiting} == {"pending"}
 
     def test_waiting_counts_as_one_request(self, world: World) -> None:
-        held = tag(world)
-        watch(world, f"?etag={held}&timeout=2")
-        assert world.counted() == 2
+        held, caller = tag(world), world.another_caller()
+        watch(caller, f"?etag={held}&timeout=2")
+        assert caller.counted() == 1
 
 
 class Test304:
@@ -88,7 +89,7 @@ class Test304:
         started = time.monotonic()
         late = watch(world, "?timeout=1", ("If-None-Match", reply.headers["etag"]))
         assert (late.status, late.body, late.headers["etag"]) == (304, b"", reply.headers["etag"])
-        assert 0.9 <= time.monotonic() - started < 10
+        assert 0.9 <= time.monotonic() - started < 25, "a second, and not the half minute of the default"
         assert [row.status for row in world.deliveries()] == [200, 304]
 
 
@@ -109,12 +110,12 @@ class Test401:
         assert world.server.send("GET", f"{world.path}watch/").code == "missing_api_key"
 
     def test_a_token_that_is_revoked_meanwhile(self, world: World) -> None:
-        held = tag(world)
+        held, caller = tag(world), world.another_caller()
         with ThreadPoolExecutor(1) as threads:
-            waiting = threads.submit(watch, world, f"?etag={held}&timeout=60")
-            until(world, 2)
-            consumers.revoke_token(SYSTEM, world.token_row, now=clock.now())
-            assert waiting.result(30).code == "invalid_api_key"
+            waiting = threads.submit(watch, caller, f"?etag={held}&timeout=60")
+            seen(caller)
+            consumers.revoke_token(SYSTEM, caller.token_row, now=clock.now())
+            assert waiting.result(PATIENCE).code == "invalid_api_key"
 
 
 class Test403:
@@ -138,26 +139,26 @@ class Test405:
 class Test429:
     def test_over_the_limit_nobody_waits(self, make: Make) -> None:
         world = make(rate=2)
-        held = tag(world)
-        started = time.monotonic()
-        replies = [watch(world, f"?etag={held}&timeout=3") for _ in range(6)]
-        assert 429 in [reply.status for reply in replies]
-        assert time.monotonic() - started < 12
+        held, refused = tag(world), []
+        for _ in range(6):
+            started = time.monotonic()
+            if watch(world, f"?etag={held}&timeout=3").status == 429:
+                refused.append(time.monotonic() - started)
+        # A minute may end among them, and a busy machine may hold up some.
+        assert len(refused) >= 2
+        assert min(refused) < 3
 
 
 def test_a_caller_that_hangs_up_is_forgotten(world: World) -> None:
-    held = tag(world)
-    with socket.create_connection(("127.0.0.1", world.server.port)) as caller:
-        caller.sendall(
+    held, caller = tag(world), world.another_caller()
+    with socket.create_connection(("127.0.0.1", world.server.port)) as connection:
+        connection.sendall(
             f"GET {world.path}watch/?etag={held}&timeout=60 HTTP/1.1\r\n"
             f"Host: 127.0.0.1:{world.server.port}\r\nX-Request-ID: hung-up-1234\r\n"
-            f"X-API-Key: {world.token}\r\n\r\n".encode()
+            f"X-API-Key: {caller.token}\r\n\r\n".encode()
         )
-        until(world, 2)
-    end = time.monotonic() + 20
-    while b"caller gone" not in _log_of(world, b"hung-up-1234"):
-        assert time.monotonic() < end, "the server still waits for a caller that is gone"
-        threading.Event().wait(0.05)
+        seen(caller)
+    wait_for(lambda: b"caller gone" in _log_of(world, b"hung-up-1234"), "the server forgets who is gone")
     assert [row.status for row in world.deliveries()] == [200]
 
 

@@ -26,7 +26,7 @@ from rotation.services import channels
 from tests.api.conftest import Server
 from tests.api.delivery.issued import FORWARD_AUTH, VERIFY, Issued, issue
 from tests.api.delivery.world import World, build
-from tests.api.test_schemathesis import REFUSALS, SEED
+from tests.api.test_schemathesis import PATIENCE, REFUSALS, SEED
 from tests.conftest import Tell
 from tests.inputs.table import Table, new_person
 from tests.scale import LONG, scaled
@@ -112,6 +112,7 @@ def config(server: Server, parameters: dict[str, str]) -> schemathesis.Config:
         {
             "base-url": f"http://127.0.0.1:{server.port}",
             "seed": SEED,
+            "request-timeout": PATIENCE,
             # Nothing is kept between runs.
             "cache": {"enabled": False},
             "parameters": {f"path.{name}": text for name, text in parameters.items()},

@@ -8,7 +8,7 @@ import os
 import sys
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -57,6 +57,11 @@ class World:
 
     def send(self, method: str, target: str, *headers: tuple[str, str], body: bytes | None = None) -> Reply:
         return self.server.send(method, target, self.auth, *headers, body=body)
+
+    def another_caller(self) -> World:
+        """The same, with a fresh token of the consumer: its requests are counted from none."""
+        row, token = self.new_token()
+        return replace(self, token_row=row, token=token)
 
     def counted(self) -> int:
         """Requests of the token that the servers have counted in the last minute that it was used in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.api.management.world import World, problem
 from tests.hostile_urls import BY_CODE, LOOKED_UP, SCHEMES
 
 PATH = "/v1/channels/"
+FAR = datetime(2099, 1, 1, tzinfo=UTC)
 URL = "https://hooks.example.org/services/T0/B0/canary7391secret"
 MAIL: dict[str, Any] = {"slug": "post", "team": "imaging", "kind": "mail"}
 HOOK: dict[str, Any] = {"slug": "hook", "team": "imaging", "kind": "webhook", "url": URL}
@@ -44,7 +46,7 @@ class TestChannels200:
 
     def test_a_change_keeps_the_rest_and_tries_again_at_once(self, world: World) -> None:
         made = world.lead.post(PATH, {**ROOM, "digest": {"at": "08:00", "zone": "Europe/Berlin"}}).json()
-        Channel.objects.update(wait_until=clock.now().replace(year=2099))
+        Channel.objects.update(wait_until=FAR)
         shown = world.lead.patch(f"{PATH}room/", {"level": "lead", "after": "PT1H"}).json()
         assert shown == {key: made[key] for key in shown} | {"level": "lead", "after": "PT1H"}
         row = Channel.objects.get(slug="room")
@@ -54,10 +56,9 @@ class TestChannels200:
     def test_what_waited_for_the_day_goes_at_once_when_there_is_no_day_any_more(self, world: World) -> None:
         world.lead.post(PATH, {**ROOM, "digest": {"at": "08:00"}})
         row = Channel.objects.get(slug="room")
-        far = clock.now().replace(year=2099)
         Notice.objects.create(
             channel=row, sequence=1, dedup="x", kind="rotation.started", facts={}, digest=True,
-            created_at=world.now, next_at=far, give_up_at=far,
+            created_at=world.now, next_at=FAR, give_up_at=FAR,
         )  # fmt: skip
         assert world.lead.patch(f"{PATH}room/", {"digest": None}).json()["digest"] is None
         waiting = Notice.objects.get()

@@ -17,6 +17,7 @@ from keyvault.models import AuditEvent, Consumer, ConsumerToken, IdempotentReply
 from keyvault.services import people, replies
 from rotation.models import Rotation
 from tests.api.management.world import World, key_path, problem, start
+from tests.integration.furniture import PATIENCE
 
 
 def tokens(world: World) -> str:
@@ -202,7 +203,7 @@ def together(number: int, call: Callable[[], Any]) -> list[Any]:
     answers: list[Any] = []
 
     def run() -> None:
-        barrier.wait(timeout=10)
+        barrier.wait(PATIENCE)
         try:
             answers.append(call())
         finally:
@@ -212,6 +213,6 @@ def together(number: int, call: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(PATIENCE)
     assert len(answers) == number
     return answers

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.test import Client
 
+from keyvault import clock
 from keyvault.actors import SYSTEM
 from keyvault.crypto.scanners import parse_scanner_keys
 from keyvault.crypto.secret import Secret
@@ -232,7 +233,10 @@ class TestReport413:
 
 
 class TestReport429:
-    def test_each_scanner_is_counted(self, world: World, settings: Any) -> None:
+    def test_each_scanner_is_counted(
+        self, world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(clock, "now", lambda: world.now)  # within one minute
         settings.KEYTURN_API_RATE = "3/min"
         settings.KEYTURN_SCANNING_KEYS = parse_scanner_keys(json.dumps({"eager": pem(KEY)}))
         answers = [send(b"[]", Github_Public_Key_Identifier="eager") for _ in range(7)]
