@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import expect
 
+from keyvault import clock
 from tests.browser.conftest import Visit
 from tests.browser.furniture import Scene
 from tests.browser.looking import LOOKS, judged, look
@@ -72,6 +73,7 @@ def test_the_back_button_shows_nothing_to_who_comes_after(house: dict[str, Scene
 
 def test_the_keyboard_reaches_search_and_overview(house: dict[str, Scene], visit: Visit) -> None:
     visitor = visit("lena")
+    visitor.page.clock.set_fixed_time(clock.now())  # two keys that follow each other soon are one word
     visitor.open("/matrix/")
     visitor.page.keyboard.press("/")
     visitor.page.keyboard.type("video")
@@ -87,6 +89,8 @@ def test_the_keyboard_reaches_search_and_overview(house: dict[str, Scene], visit
 def test_the_keyboard_lists_its_keys_and_searches_everywhere(house: dict[str, Scene], visit: Visit) -> None:
     visitor = visit("lena")
     page = visitor.page
+    page.clock.set_fixed_time(clock.now())
+    visitor.open("/")
     page.keyboard.press("?")
     dialog = page.get_by_role("dialog", name="Keyboard")
     expect(dialog).to_be_visible()

@@ -102,7 +102,7 @@ def test_a_key_is_imported_rotated_aborted_rotated_again_approved_and_finished(
     start_by_clicks(lena, "v1 → v2")
     for weight in (5, 25):
         story.run_to_weight(weight)
-        expect(lena.page.locator(STAGES)).to_contain_text(f"{weight} %", timeout=10_000)
+        expect(lena.page.locator(STAGES)).to_contain_text(f"{weight} %")
     say(lena.page, "abort", "not today")
     expect(lena.page.get_by_text("Rolled back: aborted by a person.")).to_be_visible()
     assert story.honoured(1)

@@ -7,6 +7,7 @@ that is new is walked as soon as it stands there, and one that the walk cannot o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -30,6 +31,8 @@ NO_SCREENS = (
     "/metrics",
     "/admin/jsi18n/",
 )
+# Seconds after which a visitor on a long walk confirms again who they are; it is good for five minutes.
+FRESH = 150.0
 SEEN = {"200": 200, "403": 403, "404": 404}
 # Django's admin has a look of its own; what it must keep is the content policy.
 UNJUDGED = "/admin/"
@@ -54,11 +57,28 @@ def screens(caller: str, *told: str) -> list[tuple[str, int]]:
     ]
 
 
-def walk(visitor: Visitor, house: House, places: list[tuple[str, int]], looks: int = len(LOOKS)) -> None:
+def confirm(visitor: Visitor) -> None:
+    visitor.open("/accounts/reauthenticate/")
+    visitor.confirm_password()
+    visitor.page.wait_for_url(visitor.origin + "/")
+
+
+def walk(
+    visitor: Visitor,
+    house: House,
+    places: list[tuple[str, int]],
+    looks: int = len(LOOKS),
+    *,
+    signed_in: bool = True,
+) -> None:
     """Open every place, and look at it light and wide, then dark and narrow."""
     wrong = []
     visitor.expected = {403, 404}
+    begun = time.monotonic()
     for template, status in places:
+        if signed_in and time.monotonic() - begun > FRESH:
+            confirm(visitor)
+            begun = time.monotonic()
         path = house.path(template)
         answer = visitor.open(path)
         if answer.status != status:
@@ -79,9 +99,7 @@ def settled(visit: Visit) -> Visit:
 
     def make(username: str) -> Visitor:
         visitor = visit(username)
-        visitor.open("/accounts/reauthenticate/")
-        visitor.confirm_password()
-        visitor.page.wait_for_url(visitor.origin + "/")
+        confirm(visitor)
         return visitor
 
     return make
@@ -111,7 +129,7 @@ def test_the_signed_out_find_the_entrance_and_nothing_behind_it(rooms: House, vi
         if line["method"] == "GET" and line["nobody"] in ("login", "entrance"):
             answer = visitor.page.request.get(visitor.origin + rooms.path(line["route"]))
             assert answer.url.startswith(f"{visitor.origin}/accounts/login/"), line["route"]
-    walk(visitor, rooms, screens("nobody", "200", "404"))
+    walk(visitor, rooms, screens("nobody", "200", "404"), signed_in=False)
 
 
 def test_no_page_is_left_out(rooms: House) -> None:
