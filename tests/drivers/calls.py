@@ -28,7 +28,7 @@ def call(
     **headers: str,
 ) -> Reply:
     """One request; underscores in header names become dashes."""
-    connection = HTTPConnection(sim.host_port, timeout=10)
+    connection = HTTPConnection(sim.host_port, timeout=60)
     try:
         content = json.dumps(body).encode() if isinstance(body, dict) else body
         kind = {"Content-Type": "application/json"} if isinstance(body, dict) else {}

@@ -27,6 +27,10 @@ from tests.conftest import Tell
 from tests.hostile_urls import BY_CODE, HOSTS, LOOKED_UP, UNUSABLE
 
 pytestmark = pytest.mark.once
+PATIENCE = 60.0  # seconds; of whoever would wait for ever
+# Seconds; of whoever meets the deadline. Within them even a busy machine connects to itself, for a connection
+# that is not made in time is another error.
+SHORT = 1.5
 
 
 @pytest.mark.parametrize(("url", "code"), BY_CODE.items())
@@ -186,7 +190,7 @@ def test_a_resolver_that_hangs_meets_the_deadline() -> None:
     release = threading.Event()
 
     def hangs(host: str, port: int) -> Sequence[str]:
-        release.wait(30)
+        release.wait(PATIENCE)
         return []
 
     began = time.monotonic()
@@ -194,7 +198,7 @@ def test_a_resolver_that_hangs_meets_the_deadline() -> None:
         request("GET", "https://slow.example.com/", headers={}, resolver=hangs, timeout=0.2)
     release.set()
     assert caught.value.code == "dns"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE / 2
 
 
 # -- when an address is saved ----------------------------------------------------------------------
@@ -220,14 +224,14 @@ def test_a_resolver_that_hangs_does_not_hold_up_a_page() -> None:
     release = threading.Event()
 
     def hangs(host: str, port: int) -> Sequence[str]:
-        release.wait(30)
+        release.wait(PATIENCE)
         return []
 
     began = time.monotonic()
     with pytest.raises(EgressConnectError):
         look_up("https://slow.example.com/", resolver=hangs, timeout=0.1)
     release.set()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE / 2
     assert egress.LOOK_UP_SECONDS <= 3
 
 
@@ -361,11 +365,12 @@ def test_an_endless_head_is_cut(raw_server: Any) -> None:
 
 
 def drip(head: bytes) -> Callable[[socket.socket, threading.Event], None]:
-    """After this head, a byte every 20 ms for six seconds: no single read ever waits long."""
+    """After this head, a byte every 20 ms, and for long: no single read ever waits."""
 
     def talk(connection: socket.socket, stopping: threading.Event) -> None:
         connection.sendall(head)
-        for _ in range(300):
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
             if stopping.wait(0.02):
                 return
             connection.sendall(b"x")
@@ -384,15 +389,15 @@ def drip(head: bytes) -> Callable[[socket.socket, threading.Event], None]:
 def test_a_dripping_answer_meets_the_total_deadline(raw_server: Any, head: bytes) -> None:
     began = time.monotonic()
     with pytest.raises((EgressTimeout, EgressInterrupted)) as caught:
-        get(raw_server(drip(head)), timeout=0.4)
-    assert time.monotonic() - began < 5
+        get(raw_server(drip(head)), timeout=SHORT)
+    assert time.monotonic() - began < PATIENCE / 2
     if head:
         assert caught.value.code == "timeout"
 
 
 def test_silence_meets_the_total_deadline(raw_server: Any) -> None:
     with pytest.raises(EgressTimeout) as caught:
-        get(raw_server(lambda connection, stopping: stopping.wait(30)), timeout=0.3)
+        get(raw_server(lambda connection, stopping: stopping.wait(PATIENCE)), timeout=SHORT)
     assert caught.value.code == "timeout"
 
 

@@ -80,17 +80,17 @@ def test_the_environment_changes_nothing(
 def test_a_call_that_fails_is_one_that_allauth_knows(
     raw_server: Any, settings: Any, session: requests.Session
 ) -> None:
-    silent = raw_server(lambda connection, stopping: stopping.wait(30))
+    silent = raw_server(lambda connection, stopping: stopping.wait(60))
     settings.KEYTURN_OIDC_ISSUER = silent.url
     with pytest.raises(requests.Timeout):
-        session.get(silent.url, timeout=0.2)
+        session.get(silent.url, timeout=1.5)  # time enough to connect
     large = b"HTTP/1.1 200 OK\r\n\r\n" + bytes(2**21)
     flood = raw_server(lambda connection, stopping: connection.sendall(large))
     settings.KEYTURN_OIDC_ISSUER = flood.url
     with pytest.raises(requests.ConnectionError, match="1 MiB"):
         session.get(flood.url)
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    settings.KEYTURN_OIDC_ISSUER = f"http://127.0.0.1:{port}"
-    with pytest.raises(requests.ConnectionError):
-        session.get(settings.KEYTURN_OIDC_ISSUER)
+    with socket.socket() as closed:  # bound, so that it is nobody else's, and without a listener
+        closed.bind(("127.0.0.1", 0))
+        settings.KEYTURN_OIDC_ISSUER = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(requests.ConnectionError):
+            session.get(settings.KEYTURN_OIDC_ISSUER)

@@ -76,13 +76,14 @@ def test_a_lost_answer_without_replay_is_found_by_label(sim: RunningSimulator, s
 
 
 def test_nobody_listens_means_nothing_was_done(spec_for: SpecOf, raw_server: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.socket() as free:  # bound, so that it is nobody else's, and without a listener
+        free.bind(("127.0.0.1", 0))
         host_port = f"127.0.0.1:{free.getsockname()[1]}"
-    spec = spec_for(
-        raw_server(lambda *_: None), base_url=f"http://{host_port}", allow_hosts=frozenset({host_port})
-    )
-    with pytest.raises(Unavailable) as caught:
-        DRIVER.issue(spec, REQUEST)
+        spec = spec_for(
+            raw_server(lambda *_: None), base_url=f"http://{host_port}", allow_hosts=frozenset({host_port})
+        )
+        with pytest.raises(Unavailable) as caught:
+            DRIVER.issue(spec, REQUEST)
     assert caught.value.code == "connect"
 
 

@@ -155,7 +155,7 @@ def test_a_fault_that_does_not_exist_is_refused(simulator: RunningSimulator) -> 
 def test_a_connection_serves_many_requests(simulator: RunningSimulator) -> None:
     key = new_key(simulator)
     method, path, header, form = OPEN[simulator.control.slug]
-    connection = HTTPConnection(simulator.host_port, timeout=10)
+    connection = HTTPConnection(simulator.host_port, timeout=60)
     connection.connect()
     socket_before = connection.sock
     for _ in range(3):
@@ -217,7 +217,7 @@ def test_management_makes_one_key_for_many_simultaneous_creates(managed: Running
     barrier = threading.Barrier(8)
 
     def create(_: int) -> str:
-        barrier.wait(10)
+        barrier.wait(60)
         return str(call(managed, "POST", "/_manage/keys", {"name": "a"}, **headers).json["id"])
 
     with ThreadPoolExecutor(8) as pool:
@@ -264,7 +264,7 @@ def test_all_four_run_as_one_process_and_stop_when_told() -> None:
             client = SimulatorClient(address)
             assert client.honours(client.create_key("ours").value)
         process.terminate()
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, out, err) == (0, "", "")
     finally:
         process.kill()

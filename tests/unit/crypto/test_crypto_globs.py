@@ -120,7 +120,7 @@ def test_bytes_that_are_no_text_are_not_canonical() -> None:
 def test_the_worst_glob_is_matched_in_no_time() -> None:
     globs = parse_globs(["/v1/" + "a*" * 97 + "b"])
     path = "/v1/" + "a" * 60_000
-    started = time.perf_counter()
+    started = time.process_time()
     assert not matches(globs, path)
     assert not matches(globs, path + "c")
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5

@@ -122,7 +122,7 @@ def test_the_frame_that_refuses_no_longer_holds_the_text() -> None:
 )
 def test_the_worst_text_is_judged_in_no_time(piece: str) -> None:
     text = (piece * MAX_SECRET_BYTES)[: MAX_SECRET_BYTES - 2]
-    started = time.perf_counter()
+    started = time.process_time()
     with suppress(SecretRefused):
         check_secret(text + "!")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1

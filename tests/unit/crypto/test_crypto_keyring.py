@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from keyvault.crypto.errors import IntegrityError, KeyServiceUnavailable
 from keyvault.crypto.keyring import Keyring, KeyringError, load_keys
 from keyvault.crypto.keyring_document import new_document
+from tests.integration.processes import wait_for
 
 ENVIRONMENTS = ("dev", "staging", "prod", "system")
 Document = dict[str, Any]
@@ -400,13 +400,13 @@ def test_kill_minus_nine_while_writing_leaves_a_keyring_that_opens(tmp_path: Pat
         "while True: Keyring.from_file(Path(sys.argv[1])).add('dev')"
     )
     for _ in range(3):
-        before = path.stat().st_ino
+        before = path.stat().st_mtime_ns
         child = subprocess.Popen([sys.executable, "-c", program, str(path)])
-        deadline = time.monotonic() + 20
-        while path.stat().st_ino == before and time.monotonic() < deadline and child.poll() is None:
-            pass
-        child.send_signal(signal.SIGKILL)
-        assert child.wait(10) == -signal.SIGKILL
+        try:
+            wait_for(lambda before=before: path.stat().st_mtime_ns != before, "the child writes")  # type: ignore[misc]
+        finally:
+            child.send_signal(signal.SIGKILL)
+        assert child.wait(60) == -signal.SIGKILL
         survivor = Keyring.from_file(path)
         survivor.health()
         assert survivor.unwrap("dev", kid, wrapped, b"") == bytes(32)

@@ -175,6 +175,7 @@ def test_the_failed_request_counts_although_the_next_one_works(
 
 def test_a_refused_key_is_not_hammered(account: Account, simulator: RunningSimulator, ledger: Ledger) -> None:
     account.turn()
+    account._pause = 3600.0  # seconds, so that it is not over before the last turn
     simulator.control.set_fault(reject_key_id=simulator.control.keys()[0].id)
     for _ in range(20):
         account.turn()

@@ -135,7 +135,7 @@ class TestMaking:
         together = threading.Barrier(8)
 
         def come(_: int) -> Mapping:
-            together.wait(30)
+            together.wait(60)
             return open_cells(path, 32_768)
 
         with ThreadPoolExecutor(8) as pool:

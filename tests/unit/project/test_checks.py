@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,8 +186,8 @@ def test_a_keyring_that_is_published(setting: str, settings: Any, data_dir: Path
 
 @pytest.fixture
 def in_checkout(settings: Any) -> Iterator[None]:
-    folder = ROOT / "var" / f"test-checks-{os.getpid()}"
-    folder.mkdir(parents=True)
+    (ROOT / "var").mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="test-checks-", dir=ROOT / "var"))
     settings.KEYTURN_KEYRING = shutil.copy2(settings.KEYTURN_KEYRING, folder / "keyring.json")
     yield
     shutil.rmtree(folder)
