@@ -80,6 +80,7 @@ def test_errors_of_the_incoming_key_stand_in_their_minute(world: Build) -> None:
     w = world(instances=12)
     w.start()
     w.run(lambda: w.rotation.weight == 25)
+    w.some_move()
     incoming = w.rotation.incoming
     assert incoming is not None
     w.control.set_fault(reject_key_id=incoming.provider_key_id)

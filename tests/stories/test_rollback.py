@@ -18,7 +18,8 @@ def _incoming_id(w: World) -> str:
 
 
 def _moved(w: World) -> Instance:
-    """An instance that the present weight has moved (16 of them at 50 %: there is one)."""
+    """An instance that the present weight has moved."""
+    w.some_move(least=3)
     w.traffic()
     return next(i for i in w.instances if i.version == 2)
 
@@ -76,6 +77,7 @@ def test_a_higher_error_rate_rolls_back_after_three_checks(world: Build) -> None
     w = world(instances=16)
     w.start()
     w.run(lambda: w.rotation.weight == 50)
+    w.some_move()
     checks = 0
     while w.rotation.stage == "shift":
         w.tick(traffic=False)

@@ -212,6 +212,13 @@ class World:
 
     # Consumers --------------------------------------------------------------------------------------
 
+    def some_move(self, least: int = 1) -> None:
+        """More instances, until the present weight has moved so many of them: which it moves is chance."""
+        incoming = self.rotation.incoming
+        assert incoming is not None
+        while [version for _, version in self.ask_all()].count(incoming) < least:
+            self.instances.append(Instance(f"web-{len(self.instances)}"))
+
     def traffic(self, *, calls: int = 5) -> None:
         for instance, version in self.ask_all():
             self._use(instance, version, calls)
