@@ -131,7 +131,7 @@ def test_a_broker_that_is_flushed_and_killed_loses_no_rotation(
         else:
             broker.flush()
             counted["flushed"] += 1
-    wait_for(lambda: not Rotation.objects.get(pk=rotation.id).is_open, "the rotation ends", 120)
+    wait_for(lambda: not Rotation.objects.get(pk=rotation.id).is_open, "the rotation ends", 300)
     counted["operations"] = Operation.objects.filter(rotation=rotation).count()
     tell("broker lost", counted)
     assert worker.poll() is None, "the worker outlives its broker"

@@ -73,7 +73,7 @@ class Installation:
         request.add_header("X-API-Key", token or self.user_token)
         request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=processes.DEADLINE) as response:
                 text, headers = response.read(), str(response.headers)
         except urllib.error.HTTPError as error:
             text, headers = error.read(), str(error.headers)
@@ -172,7 +172,8 @@ def _consume(i: Installation) -> str:
 def _rotate(i: Installation, token: str) -> None:
     started = i.call("POST", "/v1/keys/photos/prod/rotations/", {"reason": "canaries", "policy": "fast"})
     path = f"/v1/rotations/{started['id']}/"
-    processes.wait_for(lambda: i.call("GET", path)["stage"] in ("shift", "monitor"), "a verified new key", 90)
+    # Whoever asks so often is told to ask less on a machine that takes long over it.
+    processes.wait_for(lambda: i.call("GET", path).get("stage") in ("shift", "monitor"), "a verified new key")
     got = processes.wait_for(
         lambda: _second(i.call("GET", "/v1/keys/photos/prod/", token=token, secret_answer=True)),
         "the new key at a consumer",

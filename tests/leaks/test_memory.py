@@ -45,6 +45,8 @@ def remembered(installation: Installation, *worlds: World) -> list[int]:
             "DATABASE_URL": f"sqlite:///{installation.data / 'keyturn.sqlite3'}",
             "KEYTURN_DATA": str(installation.data),
             "KEYTURN_KEYRING": str(installation.data / "keyring.json"),
+            # What one thread has given back, no other writes over.
+            "KEYTURN_WEB_THREADS": "1",
         },
         capture_output=True,
         text=True,

@@ -10,6 +10,7 @@ from typing import ClassVar, Final
 
 from keyvault.crypto.secret import Secret
 from keyvault.project.demo.uses import Held, Seen, Use, multipart
+from keyvault.project.demo.wire import Answer
 
 MINT: Final = "/v3/auth/access-token/"
 _MARGIN: Final = 2.0  # seconds that a token must have left, so that it does not run out on its way
@@ -24,6 +25,10 @@ class _Token:
 
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"AccessToken {self.secret.expose()}"}
+
+
+class _RanOut(Exception):
+    """The token was over when the provider looked at it, however long it had left when it was sent."""
 
 
 @dataclass
@@ -63,16 +68,24 @@ class BackgroundCutUse(Use):
 
     def step(self, held: Held) -> Seen:
         self._steps += 1
+        try:
+            return self._next(held)
+        except _RanOut:
+            # On a machine that is slow; nothing was done, and the next step does it with another token.
+            self._token = self._page = None
+            return self._mint(held)
+
+    def _next(self, held: Held) -> Seen:
         if self._page is not None and self._steps % 4 == 0 and self._lives(self._page.token, _MARGIN):
             return self._look(held, self._page)
         if self._direct():
-            return self._work(held, held.headers(), held.version, None)
+            return self._work(held, None)
         token = self._token
         # A whole file should fit into what is left of a token before it is begun.
         needed = _MARGIN if self._file else min(2 * _MARGIN, self._token_seconds / 2)
         if token is None or token.version != held.version or not self._lives(token, needed):
             return self._mint(held)
-        return self._work(held, token.headers(), token.version, token)
+        return self._work(held, token)
 
     @property
     def busy(self) -> bool:
@@ -88,58 +101,72 @@ class BackgroundCutUse(Use):
     def _lives(self, token: _Token, seconds: float) -> bool:
         return token.ends - self._clock() > seconds
 
+    def _ask(
+        self,
+        held: Held,
+        token: _Token | None,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        kind: str = "",
+    ) -> Answer | None:
+        """With the token, or None: with the key itself. Raises ``_RanOut``."""
+        headers = held.headers() if token is None else token.headers()
+        answer = self._send(held, method, path, {**headers, "Content-Type": kind} if kind else headers, body)
+        refused = answer is not None and answer.status == 401
+        if refused and token is not None and not self._lives(token, 0.0):
+            raise _RanOut
+        return answer
+
     def _look(self, held: Held, page: _Page) -> Seen:
-        answer = self._send(held, "GET", f"/v3/files/{page.path}", page.token.headers())
+        answer = self._ask(held, page.token, "GET", f"/v3/files/{page.path}")
         return self._seen(answer, page.token.version, credential="access_token")
 
     def _mint(self, held: Held) -> Seen:
         begun = self._clock()
         body = json.dumps({"paths": PATHS, "expires_in": self._token_seconds}).encode()
-        headers = {**held.headers(), "Content-Type": "application/json"}
-        answer = self._send(held, "POST", MINT, headers, body)
+        answer = self._ask(held, None, "POST", MINT, body, "application/json")
         if answer is not None and answer.status == 200:
             secret = Secret(str(answer.json()["access_token"]))
             self._token = _Token(secret, held.version, begun + self._token_seconds)
         return self._seen(answer, held.version)
 
-    def _work(self, held: Held, headers: dict[str, str], version: int, token: _Token | None) -> Seen:
+    def _work(self, held: Held, token: _Token | None) -> Seen:
         """The next request for the file in hand, or the first one for a new file."""
-        credential = "key" if token is None else "access_token"
         file = self._file
         if file is None:
-            return self._upload(held, headers, version, credential)
+            return self._upload(held, token)
         if not file.result:
-            return self._process(held, headers, version, file, credential)
-        answer = self._send(held, "GET", f"/v3/files/{file.result}", headers)
+            return self._process(held, token, file)
+        answer = self._ask(held, token, "GET", f"/v3/files/{file.result}")
         self._file = None
         self._files += 1
         if token is not None and answer is not None and answer.status == 200:
             self._page = _Page(file.result, token)
-        return self._seen(answer, version, job_version=file.version, credential=credential, closed=1)
+        return self._of(held, token, answer, job_version=file.version, closed=1)
 
-    def _upload(self, held: Held, headers: dict[str, str], version: int, credential: str) -> Seen:
+    def _of(self, held: Held, token: _Token | None, answer: Answer | None, **more: int) -> Seen:
+        """What was seen of a request with this token, or with the key."""
+        version, credential = (held.version, "key") if token is None else (token.version, "access_token")
+        return self._seen(answer, version, credential=credential, **more)
+
+    def _upload(self, held: Held, token: _Token | None) -> Seen:
         kind, body = multipart({"upload_path": "shop"}, "files", "photo.png")
-        answer = self._send(held, "POST", "/v3/file-ops/upload/", {**headers, "Content-Type": kind}, body)
+        answer = self._ask(held, token, "POST", "/v3/file-ops/upload/", body, kind)
         if answer is None or answer.status != 200:
-            return self._seen(answer, version, credential=credential)
-        self._file = _File(version, credential == "key", source=str(answer.json()["file_paths"][0]))
-        return self._seen(answer, version, credential=credential, opened=1)
+            return self._of(held, token, answer)
+        seen = self._of(held, token, answer, opened=1)
+        self._file = _File(seen.version, token is None, source=str(answer.json()["file_paths"][0]))
+        return seen
 
-    def _process(
-        self, held: Held, headers: dict[str, str], version: int, file: _File, credential: str
-    ) -> Seen:
+    def _process(self, held: Held, token: _Token | None, file: _File) -> Seen:
         result = f"{file.source}.cut.png"
         wanted = {"input_file_path": file.source, "output_variants": [{"output_file_path": result}]}
-        answer = self._send(
-            held,
-            "POST",
-            "/v3/tools/ai/remove-bg/process/",
-            {**headers, "Content-Type": "application/json"},
-            json.dumps(wanted).encode(),
-        )
+        body = json.dumps(wanted).encode()
+        answer = self._ask(held, token, "POST", "/v3/tools/ai/remove-bg/process/", body, "application/json")
         if answer is not None and answer.status == 200:
             file.result = result
         elif answer is not None and answer.status == 404:
             self._file = None
-            return self._seen(answer, version, job_version=file.version, credential=credential, closed=1)
-        return self._seen(answer, version, job_version=file.version, credential=credential)
+            return self._of(held, token, answer, job_version=file.version, closed=1)
+        return self._of(held, token, answer, job_version=file.version)

@@ -125,6 +125,27 @@ def test_a_token_is_minted_again_before_it_ends(fresh: Fresh) -> None:
     assert outcomes == {"ok": 200}
 
 
+def test_a_token_that_runs_out_on_its_way_is_no_failure(fresh: Fresh) -> None:
+    now, late = 1000.0, 0.0
+
+    def seen_by_the_provider() -> float:
+        nonlocal now, late
+        now, late = now + late, 0.0
+        return now
+
+    with running("backgroundcut", clock=seen_by_the_provider) as simulator:
+        key = held(simulator, simulator.control.create_key("a").value)
+        use = fresh(BackgroundCutUse(5, clock=lambda: now))
+        seen: list[Seen] = []
+        for n in range(60):
+            late = 6.0 if n % 5 == 4 else 0.0
+            seen.append(use.step(key))
+            now += 0.1
+    assert Counter(one.outcome for one in seen) == {"ok": 60}
+    assert 0 <= sum(one.opened - one.closed for one in seen) <= 1
+    assert Counter(one.credential for one in seen)["access_token"] > 20
+
+
 def test_the_token_of_the_version_before_is_used_until_it_ends(fresh: Fresh) -> None:
     now = 1000.0
     with running("backgroundcut", clock=lambda: now) as simulator:
