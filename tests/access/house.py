@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class House:
     secrets: dict[str, str] = field(default_factory=dict)  # what must be in no answer
     sessions: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
+    built: float = field(default_factory=time.monotonic)
 
     def name(self, template: str, parameter: str) -> str:
         """Raises ``LookupError`` for a parameter that nothing here stands for: give it one."""
@@ -243,17 +245,14 @@ def _people(house: House) -> None:
 
 
 def _sign_in(house: House) -> None:
+    confirm(house)
     for name in PEOPLE:
         user = User.objects.get(username=name)
-        house.sessions[name] = _session(user, confirmed=True)
         row, token = people.create_user_token(user, expires_at=house.now + HOUR, now=house.now)
         if name == "lead":
             house.names["/profile token_id"] = str(row.id)
         house.tokens[name] = token.expose()
-    lead = User.objects.get(username="lead")
-    house.sessions["absent"] = house.sessions["lead"]
     house.tokens["absent"] = house.tokens["lead"]
-    house.sessions["stale"] = _session(lead, confirmed=False)
     row, token = people.create_user_token(
         User.objects.get(username="admin"), expires_at=house.now + HOUR, now=house.now
     )
@@ -261,6 +260,14 @@ def _sign_in(house: House) -> None:
     sign(row)
     row.save()
     house.tokens["revoked"] = token.expose()
+
+
+def confirm(house: House) -> None:
+    """Everybody signs in and gives the password, which is good for five minutes."""
+    for name in PEOPLE:
+        house.sessions[name] = _session(User.objects.get(username=name), confirmed=True)
+    house.sessions["absent"] = house.sessions["lead"]
+    house.sessions["stale"] = _session(User.objects.get(username="lead"), confirmed=False)
 
 
 def _session(user: User, *, confirmed: bool) -> str:

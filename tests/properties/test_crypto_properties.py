@@ -67,7 +67,7 @@ def flipped(data: bytes, bit: int) -> bytes:
     return (int.from_bytes(data, "big") ^ (1 << bit)).to_bytes(len(data), "big")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
     names=st.lists(st.text("ab/:", max_size=4), min_size=6, max_size=6),
@@ -131,7 +131,7 @@ def test_no_column_of_a_row_opens_in_another_row(columns: list[str]) -> None:
     assert refused == len(ROWS) * (len(ROWS) - 1)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     ciphertext=st.one_of(
         st.binary(max_size=300), st.binary(max_size=300).map(lambda data: b"KV\x01\x01" + data)
@@ -149,7 +149,7 @@ def test_bytes_that_are_not_ours_only_ever_fail_the_integrity_check(
             operation(Sealed(ciphertext, wrapped, kid), HERE, environment="prod", keks=KEYRING)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     start=st.integers(0, len(SEALED.ciphertext)),
     length=st.integers(0, 40),
@@ -193,7 +193,7 @@ def test_two_rows_share_a_mac_only_if_they_are_equal(
 document_text = new_document(["dev", "prod"]).to_json()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(0, len(document_text) - 1), st.integers(0, 40), st.text(max_size=5))
 def test_a_damaged_keyring_is_refused_or_holds_what_it_says(start: int, length: int, insert: str) -> None:
     damaged = document_text[:start] + insert + document_text[start + length :]
@@ -241,7 +241,7 @@ path_text = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=1500)
+@settings(max_examples=1500)
 @given(glob=glob_text, path=path_text)
 @example(glob="/v1/*", path="/v1/")
 @example(glob="/v1/*/", path="/v1/a/")
@@ -378,7 +378,7 @@ def test_no_character_of_an_access_token_can_be_another() -> None:
     assert survivors <= {ACCESS}
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(
     at=st.integers(0, len(ACCESS)),
     cut=st.integers(0, 5),
@@ -393,7 +393,7 @@ def test_the_accepted_set_of_an_access_token_is_the_original(at: int, cut: int, 
     assert accepted(changed) is (changed == ACCESS)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.text("AQgw-_0aZ", min_size=1, max_size=90), min_size=1, max_size=4).map(".".join))
 def test_made_up_access_tokens_only_ever_raise_the_one_error(text: str) -> None:
     assert not accepted(text)
