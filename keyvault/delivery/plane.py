@@ -139,7 +139,7 @@ class Plane:
         try:
             await run(sealing.seal, self._clock.now())
             self._sealed = recorded
-        except DatabaseError as error:
+        except (DatabaseError, KeyringError, KeyServiceUnavailable) as error:
             log.warning("deliveries not sealed yet", error=type(error).__name__)
 
     async def _preload(self) -> None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection, transaction
 
 from keyvault import audit, tasks
+from keyvault.delivery import asgi, workers
 from keyvault.models import AuditEvent, Delivery, SealMark
 from keyvault.services import inserting, retention, sealing, usage
 from tests.integration.furniture import (
     NOW,
     PATIENCE,
+    answered,
     ask,
     at_once,
     broken_at,
     furnish,
     raised,
     returned,
+    serving,
     without_guards,
 )
 from tests.integration.records import Traffic, traffic, until_somebody_asks
@@ -120,6 +124,25 @@ def test_a_web_process_seals_what_it_delivers(transactional_db: None) -> None:
     _, secret = furniture.reader()
     assert ask(secret, furniture.service.slug, until=seals).status == 200
     assert [each["count"] for each in seals()] == [1]
+
+
+def test_a_keyring_that_is_away_for_a_moment_ends_no_sealing(data_dir: Path, transactional_db: None) -> None:
+    furniture = furnish()
+    furniture.key()
+    _, secret = furniture.reader()
+    keyring, hidden = data_dir / "keyring.json", data_dir / "hidden.json"
+
+    async def story() -> None:
+        assert (await answered(secret, furniture.service.slug)).status == 200
+        keyring.rename(hidden)
+        try:
+            await asgi._the_plane()._seal_now()
+        finally:
+            hidden.rename(keyring)
+        await asgi._the_plane()._seal_now()
+        assert [each["count"] for each in await workers.run(seals)] == [1]
+
+    serving(story)
 
 
 def test_a_web_process_that_ends_seals_the_last_of_it(transactional_db: None) -> None:
