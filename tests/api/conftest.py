@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from pytest_django import DjangoDbBlocker
 from keyvault import clock, keystore
 from keyvault.crypto.keyring import Keyring
 from tests.api.wire import Reply, exchange
+from tests.integration.processes import free_port
 from tests.migrated import migrate
 from tests.resolving import sitecustomize
 
@@ -51,13 +51,6 @@ class Server:
 
     def send(self, method: str, target: str, *headers: tuple[str, str], body: bytes | None = None) -> Reply:
         return exchange(self.port, method, target, headers, body)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _new_database(data: Path) -> tuple[str, str]:
@@ -90,7 +83,7 @@ def start_server(
     data: Path, environment: dict[str, str], *, workers: int = 1
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start granian with the whole application and wait until it answers."""
-    port = _free_port()
+    port = free_port()
     command = [
         sys.executable,
         "-m",

@@ -44,4 +44,5 @@ def inspect(visitor: Visitor, what: str) -> list[str]:
 def too_wide(page: Page) -> list[str]:
     wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     found = [f"{wide} px wider than the screen"] if wide > 0 else []
-    return found + page.evaluate(CUT_OFF, DESK)
+    cut_off: list[str] = page.evaluate(CUT_OFF, DESK)
+    return found + cut_off

@@ -86,12 +86,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
             child.kill()
 
 
-def connections_to(port: int) -> int:
-    """How many a server on this machine holds. Asked of the system: the server's own files are its secret."""
-    held = psutil.net_connections("tcp")
-    return sum(one.laddr.port == port for one in held if one.laddr and one.status == psutil.CONN_ESTABLISHED)
-
-
 def answers(url: str) -> bool:
     """Whether this address answers with a success."""
     try:
