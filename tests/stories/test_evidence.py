@@ -73,7 +73,9 @@ def test_the_windows_add_up_to_what_consumers_reported(succeeded: World) -> None
     assert sum(rate["requests"] for rates in sides.values() for rate in rates) == succeeded.requests
     assert sum(rate["errors"] for rates in sides.values() for rate in rates) == 0
     assert all(rate["outcomes"] == {"ok": rate["requests"]} for rates in sides.values() for rate in rates)
-    assert min(len(rates) for rates in sides.values()) > 1
+    # Where chance moves everybody at the first step, the outgoing version has one minute only.
+    assert all(sides.values())
+    assert max(len(rates) for rates in sides.values()) > 1
 
 
 def test_errors_of_the_incoming_key_stand_in_their_minute(world: Build) -> None:
