@@ -44,7 +44,7 @@ def run(world: World, *command: str, text: str | None = None, **more: str) -> st
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {"PATH": path, "KEYTURN_TOKEN": world.token, "HOME": str(world.server.data), **more}
     done = subprocess.run(
-        command, input=text, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, input=text, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
