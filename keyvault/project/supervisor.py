@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,7 +93,6 @@ class Supervisor:
         self._port = choose_port(options.host, options.port)
         self._url = local_url(options.host, self._port)
         self._children = [Child(role) for role in ROLES]  # the web process first: it prepares
-        self._wake = threading.Event()
         self._stopping = False
         self._announced = False
 
@@ -107,7 +105,7 @@ class Supervisor:
             while code is None and not self._stopping:
                 self._look_after(time.monotonic())
                 self._announce()
-                self._wake.wait(LOOK_EVERY)
+                time.sleep(LOOK_EVERY)
         finally:
             self._end_all()
         return code or 0
@@ -135,8 +133,9 @@ class Supervisor:
         return code if code > 0 else 1
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # No more than this: another signal may come at any line of it, and whatever takes a lock would wait
+        # for itself. The kernel sends one for each thread of a parent that is killed.
         self._stopping = True
-        self._wake.set()
 
     def _look_after(self, now: float) -> None:
         for child in self._children:

@@ -25,6 +25,29 @@ from tests.integration.processes import DEADLINE, alive, answers, descendants, e
 pytestmark = [pytest.mark.once, pytest.mark.serial]
 
 
+# A signal comes at every line of what is done about the first one.
+INTERRUPTED = """
+import signal, sys
+from keyvault.project.supervisor import Options, Supervisor
+
+supervisor = Supervisor(Options(port=0))
+signal.signal(signal.SIGTERM, supervisor._on_signal)
+more = 20
+
+def at_every_line(frame, event, argument):
+    global more
+    if event == "line" and more:
+        more -= 1
+        signal.raise_signal(signal.SIGTERM)
+    return at_every_line
+
+sys.settrace(at_every_line)
+signal.raise_signal(signal.SIGTERM)
+sys.settrace(None)
+print(supervisor._stopping, more < 20)
+"""
+
+
 @dataclass
 class Serving:
     process: subprocess.Popen[bytes]
@@ -113,6 +136,14 @@ def test_sigterm_ends_everything_cleanly(serving: Serving) -> None:
     assert serving.process.wait(DEADLINE) == 0
     assert alive(everything) == []
     assert "Traceback" not in serving.log.read_text()
+
+
+def test_a_signal_may_come_while_another_one_is_handled() -> None:
+    """The kernel sends it once for each thread of a parent that is killed, all at the same moment."""
+    told = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=True, timeout=DEADLINE
+    )
+    assert told.stdout.split() == ["True", "True"]
 
 
 def test_kill_9_of_the_supervisor_leaves_no_orphan(serving: Serving) -> None:
