@@ -17,7 +17,7 @@ from tests.api.wire import Reply
 from tests.integration.processes import wait_for
 
 Make = Callable[..., World]
-PATIENCE = 120  # seconds; longer than anybody waits here
+PATIENCE = 30  # seconds, for a busy machine; who is not told waits out a timeout of 60
 
 
 def watch(world: World, query: str = "", *headers: tuple[str, str]) -> Reply:
@@ -50,10 +50,8 @@ class Test200:
             seen(caller)
             assert not waiting.done()
             _, incoming = world.offer(100)
-            started = time.monotonic()
             reply = waiting.result(PATIENCE)
         assert (reply.status, reply.json["key"], reply.json["label"]) == (200, incoming, "pending")
-        assert time.monotonic() - started < 30, "the timeout of 60 seconds was waited for"
         assert [row.status for row in world.deliveries()] == [200, 200]
         assert world.deliveries()[-1].instance == "web-1"
 
