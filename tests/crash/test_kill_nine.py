@@ -17,7 +17,7 @@ import pytest
 
 from keyvault.crypto.keyring import Keyring
 from tests.conftest import Tell
-from tests.scale import scaled
+from tests.scale import LONG, scaled
 
 ROUNDS = scaled("KILLS", 500, 5_000)  # on each database
 
@@ -56,6 +56,17 @@ def run(module: str, environment: dict[str, str], *options: str, timeout: int) -
     counted: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert bool(counted["problems"]) == bool(done.returncode), done.stderr[-4000:]
     return counted
+
+
+@pytest.mark.long
+def test_death_while_a_migration_is_recorded_leaves_one_that_can_go_on(
+    own_installation: dict[str, str], tmp_path: Path, tell: Tell
+) -> None:
+    options = ["--deaths", str(tmp_path / "deaths"), *(["--everywhere"] if LONG else [])]
+    counted = run("tests.crash.migrating", own_installation, *options, timeout=900)
+    tell("death at migrations", counted)
+    assert counted["problems"] == []
+    assert counted["deaths"] >= 8, "one of every app"
 
 
 @pytest.mark.postgresql
