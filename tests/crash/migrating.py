@@ -24,13 +24,13 @@ from django.db.migrations.recorder import MigrationRecorder  # noqa: E402
 MOST_LIVES = 200
 
 
-def die_once(deaths: Path, *, by_app: bool) -> None:
-    """Be killed where this app (or else this migration) is recorded and nobody has died there yet."""
+def die_once(deaths: Path, apps: list[str]) -> None:
+    """Be killed at the first migration of one of these apps, or else at any, where nobody has died yet."""
     record = MigrationRecorder.record_applied
 
     def dying(self: MigrationRecorder, app: str, name: str) -> None:
-        place = app if by_app else f"{app}.{name}"
-        if place not in deaths.read_text(encoding="ascii").split():
+        place = app if apps else f"{app}.{name}"
+        if (not apps or app in apps) and place not in deaths.read_text(encoding="ascii").split():
             with deaths.open("a", encoding="ascii") as file:
                 file.write(f"{place}\n")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -39,14 +39,14 @@ def die_once(deaths: Path, *, by_app: bool) -> None:
     MigrationRecorder.record_applied = dying  # type: ignore[method-assign]
 
 
-def one_life(deaths: Path, *, by_app: bool) -> int:
+def one_life(deaths: Path, apps: list[str]) -> int:
     """Migrate in a fork; returns how it ended, as ``os.waitstatus_to_exitcode`` tells it."""
     connection.close()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            die_once(deaths, by_app=by_app)
+            die_once(deaths, apps)
             call_command("migrate", verbosity=0, stdout=sys.stderr)
             status = 0
         finally:
@@ -57,13 +57,11 @@ def one_life(deaths: Path, *, by_app: bool) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--deaths", type=Path, required=True, help="a file that is not there yet")
-    parser.add_argument(
-        "--everywhere", action="store_true", help="at every migration, not at one of every app"
-    )
+    parser.add_argument("--apps", nargs="*", default=[], help="die once in each, not at every migration")
     options = parser.parse_args()
     options.deaths.touch(exist_ok=False)
     for _ in range(MOST_LIVES):
-        ended = one_life(options.deaths, by_app=not options.everywhere)
+        ended = one_life(options.deaths, options.apps)
         if ended != -signal.SIGKILL:
             break
     died = options.deaths.read_text(encoding="ascii").split()
