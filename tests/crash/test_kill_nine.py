@@ -19,6 +19,9 @@ from keyvault.crypto.keyring import Keyring
 from tests.conftest import Tell
 from tests.scale import LONG, scaled
 
+# Beside what is serial: it meets nobody else, and together they would be the longest chain of a run.
+pytestmark = pytest.mark.xdist_group("kills")
+
 APPS = ("auth", "keyvault", "rotation")
 ROUNDS = scaled("KILLS", 500, 5_000)  # on each database
 
@@ -73,7 +76,6 @@ def test_death_while_a_migration_is_recorded_leaves_one_that_can_go_on(
 
 
 @pytest.mark.postgresql
-@pytest.mark.serial
 def test_death_at_every_named_point_loses_nothing(own_installation: dict[str, str], tell: Tell) -> None:
     counted = run("tests.crash.points", own_installation, timeout=900)
     tell("death at named points", {"deaths": counted["deaths"], **counted["points"]})
@@ -82,7 +84,6 @@ def test_death_at_every_named_point_loses_nothing(own_installation: dict[str, st
 
 
 @pytest.mark.long
-@pytest.mark.serial
 def test_no_kill_loses_anything_or_doubles_anything(own_installation: dict[str, str], tell: Tell) -> None:
     counted = run("tests.crash.rounds", own_installation, "--rounds", str(ROUNDS), timeout=300 + 2 * ROUNDS)
     tell("kill -9 of workers", counted)
