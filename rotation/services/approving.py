@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Unpack
+from typing import NotRequired, Unpack
 
 from keyvault.actors import Actor
 from keyvault.exceptions import KeyturnError, denied, invalid
@@ -25,57 +25,36 @@ APPROVAL_LIFE = timedelta(hours=24)
 REVIEW_WITHIN = timedelta(hours=24)
 
 
-def approve(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    transition: str = "",
-    plan: str = "",
-    **how: Unpack[How],
-) -> Rotation:
-    """Say yes to one transition (see ``transition_asked``), under the plan as it is now. Never to one's own.
+class Word(How):
+    """``transition``: what it is about. ``plan``: the digest of the plan that the person saw."""
 
-    ``plan``: the digest of the plan that the person saw; another one now is refused.
-    """
-    return _decide(_approve, actor, rotation_id, transition, plan, how)
+    transition: NotRequired[str]
+    plan: NotRequired[str]
 
 
-def decline(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    transition: str = "",
-    plan: str = "",
-    **how: Unpack[How],
-) -> Rotation:
+def approve(actor: Actor, rotation_id: uuid.UUID, **word: Unpack[Word]) -> Rotation:
+    """Say yes to one transition, under the plan as it is now. Never to what one asked for oneself."""
+    return _decide(_approve, actor, rotation_id, word)
+
+
+def decline(actor: Actor, rotation_id: uuid.UUID, **word: Unpack[Word]) -> Rotation:
     """Say no to one transition. A start is cancelled; any other rotation pauses until somebody resumes it."""
-    return _decide(_decline, actor, rotation_id, transition, plan, how)
+    return _decide(_decline, actor, rotation_id, word)
 
 
-def break_glass(
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    *,
-    transition: str = "",
-    plan: str = "",
-    **how: Unpack[How],
-) -> Rotation:
+def break_glass(actor: Actor, rotation_id: uuid.UUID, **word: Unpack[Word]) -> Rotation:
     """Approve alone, also what one asked for. Needs the role lead and a reason; another person reviews it."""
-    return _decide(_break_glass, actor, rotation_id, transition, plan, how)
+    return _decide(_break_glass, actor, rotation_id, word)
 
 
 def _decide(
-    decision: Callable[[Rotation, Said, str, str], None],
-    actor: Actor,
-    rotation_id: uuid.UUID,
-    transition: str,
-    plan: str,
-    how: How,
+    decision: Callable[[Rotation, Said, str, str], None], actor: Actor, rotation_id: uuid.UUID, word: Word
 ) -> Rotation:
     def change(rotation: Rotation, said: Said) -> None:
-        decision(rotation, said, transition or transition_asked(rotation), plan)
+        transition = word.get("transition") or transition_asked(rotation)
+        decision(rotation, said, transition, word.get("plan", ""))
 
-    return run(Verb.APPROVE, change, actor, rotation_id, how)
+    return run(Verb.APPROVE, change, actor, rotation_id, word)
 
 
 def transition_asked(rotation: Rotation) -> str:

@@ -185,12 +185,12 @@ def _supply(
         expires_at=expires_at,
         now=said.now,
     )
-    _settle_byperson(rotation, Kind.ISSUE, Side.INCOMING, "supplied", said.now)
+    _settle_by_person(rotation, Kind.ISSUE, Side.INCOMING, "supplied", said.now)
     _clear_attention(rotation, said)
     note(rotation, said, "supplied", version=rotation.incoming.number)
 
 
-def _settle_byperson(rotation: Rotation, kind: Kind, side: Side, outcome: str, now: datetime) -> None:
+def _settle_by_person(rotation: Rotation, kind: Kind, side: Side, outcome: str, now: datetime) -> None:
     """What a person did stands; a worker still busy with it settles nothing (its fence is gone)."""
     unsettled = Operation.objects.filter(rotation=rotation, kind=kind, side=side, superseded=False)
     unsettled.exclude(state=OperationState.DONE).update(
@@ -208,7 +208,7 @@ def _confirm_revoked(rotation: Rotation, said: Said) -> None:
     version = rotation.incoming if side is Side.INCOMING else rotation.outgoing
     if version is None:
         raise denied("There is no key to revoke.")
-    _settle_byperson(rotation, Kind.REVOKE, side, "confirmed", said.now)
+    _settle_by_person(rotation, Kind.REVOKE, side, "confirmed", said.now)
     if version.state in (State.ACTIVE, State.DISABLED):
         key_services.mark_revoked(said.actor, rotation.key, version, now=said.now)
     _forget(rotation, Kind.CONFIRM)
