@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from keyvault.project.server import LAST_CALL_SECONDS
 from tests.integration.plain_http import Connection, End, Exchange, ask_once
 from tests.integration.processes import DEADLINE
 from tests.integration.small_server import QUICK, WAIT, SmallServer, small_server
@@ -37,7 +38,7 @@ def test_thousands_wait_at_one_worker(tmp_path: Path, free_port: int, many: int)
         connection = Connection(free_port)
         return connection, asyncio.create_task(connection.ask(WAIT))
 
-    async def scenario(server: SmallServer) -> list[Exchange]:
+    async def scenario(server: SmallServer) -> tuple[list[Exchange], float]:
         (worker,) = server.workers()
         before = worker.memory_info().rss
         waiting = [await wait() for _ in range(many)]
@@ -48,17 +49,20 @@ def test_thousands_wait_at_one_worker(tmp_path: Path, free_port: int, many: int)
         grown = worker.memory_info().rss - before
         assert grown < many * 64 * 1024, f"{grown / many / 1024:.0f} KiB for each that waits"
         assert not any(task.done() for _, task in waiting)
+        started = time.monotonic()
         stopping = asyncio.create_task(asyncio.to_thread(server.stop))
         answers = await asyncio.gather(*(task for _, task in waiting))
+        seconds = time.monotonic() - started
         await stopping
         for connection, _ in waiting:
             await connection.close()
-        return answers
+        return answers, seconds
 
     # It takes this process a while to connect and to ask so often; a header may take as long.
     with small_server(tmp_path, free_port, header_seconds=DEADLINE) as server:
-        answers = asyncio.run(scenario(server))
+        answers, seconds = asyncio.run(scenario(server))
         assert {answer.end for answer in answers} == {End.WHOLE}
+        assert seconds < LAST_CALL_SECONDS + 10
 
 
 def test_beyond_its_bound_a_worker_lets_callers_wait_and_refuses_none(tmp_path: Path, free_port: int) -> None:
