@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -44,7 +44,8 @@ def restore(
     apps = _make_room(manifest)
     older = apps is not current_apps
     try:
-        with _able_to_migrate(older), transaction.atomic():
+        # SQLite remakes tables only where foreign keys were let go before the transaction began.
+        with connection.constraint_checks_disabled() if older else nullcontext(), transaction.atomic():
             rows = _load(archive, identity, apps)
             if older:
                 connection.check_constraints()
@@ -57,19 +58,6 @@ def restore(
     finally:
         forget_installation()
     return rows
-
-
-@contextmanager
-def _able_to_migrate(older: bool) -> Iterator[None]:
-    """SQLite remakes tables only where foreign keys were let go before the transaction began."""
-    if not older or connection.vendor != "sqlite":
-        yield
-        return
-    connection.disable_constraint_checking()
-    try:
-        yield
-    finally:
-        connection.enable_constraint_checking()
 
 
 def _make_room(manifest: Mapping[str, Any]) -> Apps | StateApps:
